@@ -1,0 +1,49 @@
+"""What a factory may refuse before any array exists, in one sentence each.
+
+`optax.inject_hyperparams` re-runs factories under trace, so only plain Python numbers are judged: an array
+or a schedule passes through untouched.
+"""
+
+from collections.abc import Collection
+from typing import Any
+
+
+def check_choice(function: str, argument: str, value: Any, choices: Collection[Any]) -> None:
+    """Raises `ValueError` unless `value` is one of `choices`."""
+    if value not in choices:
+        listed = ", ".join(repr(choice) for choice in choices)
+        raise ValueError(f"{function}: `{argument}` must be one of {listed}; got {value!r}.")
+
+
+def check_fraction(function: str, **arguments: Any) -> None:
+    """Raises `ValueError` unless each Python number lies in [0, 1): a decay of 1 would never move."""
+    for argument, value in arguments.items():
+        if _is_number(value) and not 0 <= value < 1:
+            raise ValueError(f"{function}: `{argument}` must lie in [0, 1); got {value!r}.")
+
+
+def check_non_negative(function: str, **arguments: Any) -> None:
+    """Raises `ValueError` for a negative or NaN Python number; None, arrays and schedules pass."""
+    for argument, value in arguments.items():
+        if _is_number(value) and not value >= 0:
+            raise ValueError(f"{function}: `{argument}` must not be negative; got {value!r}.")
+
+
+def check_positive(function: str, **arguments: Any) -> None:
+    """Raises `ValueError` for a Python number that is not above zero; None, arrays and schedules pass."""
+    for argument, value in arguments.items():
+        if _is_number(value) and not value > 0:
+            raise ValueError(f"{function}: `{argument}` must be above zero; got {value!r}.")
+
+
+def check_transformation(function: str, argument: str, value: Any) -> None:
+    """Raises `TypeError` unless `value` looks like an optax transformation."""
+    if not (hasattr(value, "init") and hasattr(value, "update")):
+        raise TypeError(
+            f"{function}: `{argument}` must be an optax.GradientTransformation, for example "
+            f"momentax.heavy_ball(); got {value!r}."
+        )
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool)

@@ -1,0 +1,246 @@
+"""Maths is written for ONE leaf; this module lifts it to trees and says which leaf is wrong.
+
+`lift` hands each leaf to a plain function in its compute dtype (the leaf's own, float32 for bfloat16 and
+float16) and casts what comes back: updates to the dtype of the gradient, state to the dtype of its slot.
+A leaf function therefore contains no cast, no tree and no path.
+"""
+
+import functools
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from momentax.typing import Mask, Params, ScalarOrSchedule, Updates
+
+
+def leaf_path(path: Sequence[Any]) -> str:
+    """A key path as `block/dense/kernel`: the one spelling used by routing, masks and errors.
+
+    Flax NNX shows `['kernel'].value` to `init` and `['kernel']` to `update`: a trailing `.value` is dropped
+    when it is an attribute (an attention module may own a submodule called `value`: that is a key).
+
+    >>> leaf_path(jax.tree_util.tree_leaves_with_path({"dense": {"kernel": 1.0}})[0][0])
+    'dense/kernel'
+    """
+    keys = list(path)
+    if keys and isinstance(keys[-1], jax.tree_util.GetAttrKey) and keys[-1].name == "value":
+        keys = keys[:-1]
+    return "/".join(_key_name(key) for key in keys)
+
+
+def _key_name(key: Any) -> str:
+    for attribute in ("key", "name", "idx"):
+        if hasattr(key, attribute):
+            name = getattr(key, attribute)
+            return "/".join(map(str, name)) if isinstance(name, tuple) else str(name)
+    return str(key)
+
+
+def value_at(value: ScalarOrSchedule | None, count: jax.Array) -> Any:
+    """A coefficient at this step: schedules are called with the number of steps already taken.
+
+    Python numbers stay Python numbers, so that constants stay constants in the compiled program. None, a technique
+    that is switched off, stays None.
+    """
+    value = value(count) if callable(value) else value
+    return value if value is None or isinstance(value, (int, float)) else jnp.asarray(value).astype(float_dtype())
+
+
+def float_dtype() -> Any:
+    """The dtype of scalars kept in states: float32, float64 under x64."""
+    return jnp.zeros([]).dtype
+
+
+def zeros_like(function: str, params: Params, dtype: Any = None, *, real: bool = True) -> Any:
+    """A state slot: zeros shaped and sharded like `params`.
+
+    dtype None means the leaf's own, and float32 for bfloat16 and float16 leaves: in half precision an
+    average with decay 0.999 stalls, since its steps are smaller than the spacing of the numbers.
+    """
+    check_leaves(function, params, real=real)
+    return jax.tree.map(lambda p: jnp.zeros_like(p, dtype=dtype or compute_dtype(p)), params)
+
+
+def compute_dtype(*leaves: Any) -> Any:
+    """The dtype in which a leaf function works: at least float32."""
+    return jnp.result_type(jnp.float32, *(jnp.result_type(leaf) for leaf in leaves))
+
+
+def lift(
+    function: str,
+    leaf_fn: Callable[..., Any],
+    updates: Updates,
+    *,
+    state: Sequence[Any] = (),
+    reads: Sequence[Any] = (),
+    coefficients: Sequence[Any] = (),
+    per_leaf: Sequence[Sequence[Any]] = (),
+    real: bool = True,
+) -> Any:
+    """Applies `leaf_fn(u, *state, *reads, *coefficients, *per_leaf)` to every leaf.
+
+    Args:
+      function: name of the public function, for errors.
+      leaf_fn: returns the new update and, where there is state, the new state leaves: `(u, *state)`.
+      updates: tree of arrays.
+      state: trees like `updates`, rewritten by `leaf_fn`; None stays None.
+      reads: trees like `updates`, only read (the parameters, say); None stays None.
+      coefficients: scalars shared by all leaves, or trees of them.
+      per_leaf: lists with one entry a leaf, in flattening order.
+        Arrays in `coefficients` and `per_leaf` are cast too, other things handed on as they are.
+      real: whether complex leaves are refused.
+
+    Returns:
+      The new updates, or `(updates, *state)` where there is state, each in the dtype it came in.
+    """
+    flat, treedef = jax.tree.flatten(updates)
+    results = each(function, leaf_fn, updates, (*state, *reads), coefficients, per_leaf, real=real)
+    results = results if state else [(result,) for result in results]
+    columns = list(zip(*results, strict=True)) or [()] * (1 + len(state))
+    new_updates = jax.tree.unflatten(treedef, map(_cast_back, columns[0], flat))
+    new_state: list[Any] = []
+    for tree, column in zip(state, columns[1:], strict=True):
+        if tree is None:
+            new_state.append(None)
+            continue
+        old_leaves, old_treedef = jax.tree.flatten(tree)
+        new_state.append(jax.tree.unflatten(old_treedef, map(_cast_back, column, old_leaves)))
+    return (new_updates, *new_state) if state else new_updates
+
+
+def each(
+    function: str,
+    leaf_fn: Callable[..., Any],
+    updates: Updates,
+    others: Sequence[Any] = (),
+    coefficients: Sequence[Any] = (),
+    per_leaf: Sequence[Sequence[Any]] = (),
+    *,
+    real: bool = True,
+) -> list[Any]:
+    """The results of `leaf_fn` on every leaf, as a list: what `lift` does before it casts back."""
+    check_leaves(function, updates, real=real)
+    columns = [jax.tree.leaves(updates), *(_leaves_like(function, updates, tree) for tree in others)]
+    results = []
+    for index, arrays in enumerate(zip(*columns, strict=True)):
+        dtype = compute_dtype(*(array for array in arrays if array is not None))
+        arguments = (*arrays, *coefficients, *(column[index] for column in per_leaf))
+        results.append(leaf_fn(*jax.tree.map(functools.partial(_cast, dtype=dtype), arguments)))
+    return results
+
+
+def _cast(x: Any, dtype: Any) -> Any:
+    return jnp.asarray(x, dtype) if hasattr(x, "dtype") and jnp.issubdtype(x.dtype, jnp.inexact) else x
+
+
+def _cast_back(new: Any, old: Any) -> jax.Array:
+    return jnp.asarray(new, jnp.result_type(old))
+
+
+def check_leaves(function: str, tree: Any, *, real: bool = True) -> None:
+    """Raises `TypeError` naming the first leaf that is not floating (or not real where `real`)."""
+    for path, leaf in jax.tree_util.tree_leaves_with_path(tree):
+        dtype = jnp.result_type(leaf)
+        if not jnp.issubdtype(dtype, jnp.inexact):
+            raise TypeError(
+                f"{function}: leaf '{leaf_path(path)}' has dtype {dtype}; momentum needs floating-point leaves. "
+                "Leave it out with optax.masked or optax.partition, or cast it."
+            )
+        if real and jnp.issubdtype(dtype, jnp.complexfloating):
+            raise TypeError(
+                f"{function}: leaf '{leaf_path(path)}' has dtype {dtype}; this method is defined for real leaves. "
+                "Wrap the chain in optax.contrib.split_real_and_imaginary, or leave the leaf out with optax.masked."
+            )
+
+
+def require_params(function: str, params: Params | None) -> Params:
+    """The parameters, or a `ValueError` that says how to pass them."""
+    if params is None:
+        raise ValueError(f"{function} needs the parameters: call `update(updates, state, params)`.")
+    return params
+
+
+def mask_leaves(function: str, mask: Mask | None, params: Params) -> list[bool]:
+    """One bool a leaf of `params`, in flattening order: True where the mask lets the technique act.
+
+    `mask` is None (everywhere), a tree of bools with the leaves of `params` or a prefix of it, or a function
+    of `params` that returns one.
+    """
+    paths = [leaf_path(path) for path, _ in jax.tree_util.tree_leaves_with_path(params)]
+    if mask is None:
+        return [True] * len(paths)
+    mask = mask(params) if callable(mask) else mask
+    flat = jax.tree_util.tree_leaves_with_path(mask)
+    if [leaf_path(path) for path, _ in flat] == paths:
+        return [bool(leaf) for _, leaf in flat]
+    try:
+        full = jax.tree.map(lambda keep, subtree: jax.tree.map(lambda _: bool(keep), subtree), mask, params)
+    except ValueError as error:
+        raise ValueError(
+            f"{function}: the mask does not match the parameters: {_first_difference(mask, params)}. "
+            "Give a tree of bools like the parameters, a prefix of it, or a function of the parameters."
+        ) from error
+    return jax.tree.leaves(full)
+
+
+def sum_over(x: jax.Array, kept: tuple[int, ...] = ()) -> jax.Array:
+    """The sum of all entries: a scalar, or with axes `kept` one for each of their entries, shaped to multiply x."""
+    if not kept:
+        return jnp.sum(x)
+    return jnp.sum(x, axis=tuple(axis for axis in range(x.ndim) if axis not in kept), keepdims=True)
+
+
+def total(scalars: Sequence[jax.Array]) -> jax.Array:
+    """The sum of one scalar a leaf, whatever their dtypes."""
+    return sum((scalar.astype(float_dtype()) for scalar in scalars), jnp.zeros([], float_dtype()))
+
+
+def next_count(count: jax.Array) -> jax.Array:
+    """`count + 1`, held at the largest integer instead of wrapping around."""
+    return jnp.asarray(optax.safe_increment(count))
+
+
+def _leaves_like(function: str, updates: Updates, tree: Any) -> list[Any]:
+    """The leaves of `tree`, checked to match `updates` leaf by leaf; None stands for a tree that is not there."""
+    if tree is None:
+        return [None] * len(jax.tree.leaves(updates))
+    leaves = jax.tree.leaves(tree)
+    structures: list[Any] = [jax.tree.structure(tree), jax.tree.structure(updates)]
+    if structures[0] == structures[1] and all(
+        jnp.shape(a) == jnp.shape(b) for a, b in zip(leaves, jax.tree.leaves(updates), strict=True)
+    ):
+        return leaves
+    difference = _first_difference(updates, tree)
+    if difference:
+        raise ValueError(
+            f"{function}: the updates do not match the state or the parameters: {difference}. "
+            "Pass gradients of the parameters that `init` saw, or call `init` again."
+        )
+    return leaves  # the same leaves in other containers: NNX shows Params to init and arrays to update
+
+
+def _first_difference(left: Any, right: Any) -> str:
+    """Says where two trees part, or an empty string where they hold the same paths and shapes."""
+    ours = {leaf_path(path): jnp.shape(leaf) for path, leaf in jax.tree_util.tree_leaves_with_path(left)}
+    theirs = {leaf_path(path): jnp.shape(leaf) for path, leaf in jax.tree_util.tree_leaves_with_path(right)}
+    for path in (*ours, *theirs):
+        if path not in theirs:
+            return f"leaf '{path}' is only in the first"
+        if path not in ours:
+            return f"leaf '{path}' is missing"
+        if ours[path] != theirs[path]:
+            return f"leaf '{path}' has shape {ours[path]} where {theirs[path]} is expected"
+    return ""
+
+
+def average(mean: jax.Array, value: Any, decay: Any) -> jax.Array:
+    """One step of an exponential moving average of scalars kept in a state."""
+    return (decay * mean + (1 - decay) * value).astype(mean.dtype)
+
+
+def nonzero(weight: jax.Array) -> jax.Array:
+    """A divisor that is never zero: a scheduled decay of exactly 1 leaves an average without any weight."""
+    return jnp.where(weight == 0, jnp.ones_like(weight), weight)

@@ -1,0 +1,8 @@
+"""Complete optimizers: chains of the transforms, a few lines each, that a user can copy and edit."""
+
+from momentax.optimizers._adamp import adamp as adamp
+from momentax.optimizers._adan import adan as adan
+from momentax.optimizers._am_adamw import am_adamw as am_adamw
+from momentax.optimizers._am_sgd import am_sgd as am_sgd
+from momentax.optimizers._lion_k import lion_k as lion_k
+from momentax.optimizers._sgdp import sgdp as sgdp

@@ -1,0 +1,306 @@
+"""Replays every golden trajectory in float64: a file added to tests/golden is a test added.
+
+`pytest tests/test_golden.py --golden DIR` replays the files of another folder as well; a file of a method that has no
+adapter fails, it is never skipped. An adapter turns the file's hyperparameters into a call of the public factory and
+contains none of the technique's arithmetic. Leaves stay in the layout of the source (axis 0 is the output), which the
+adapters state through `routing`.
+
+Tolerances are relative to the largest entry of each array; they are written once, in ADAPTERS, and never loosened
+without a reason in the commit.
+"""
+
+import json
+import pathlib
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+import momentax
+
+FOLDER = pathlib.Path(__file__).parent / "golden"
+
+
+def pytest_generate_tests(metafunc):
+    if "golden_file" in metafunc.fixturenames:
+        folders = [FOLDER, *map(pathlib.Path, metafunc.config.getoption("golden") or [])]
+        files = [file for folder in folders for file in sorted(folder.glob("*.npz"))]
+        empty = [str(folder) for folder in folders if not list(folder.glob("*.npz"))]
+        if empty:
+            raise pytest.UsageError(f"--golden: no .npz file in {', '.join(empty)}.")
+        metafunc.parametrize("golden_file", files, ids=lambda file: f"{file.parent.name}/{file.stem}")
+
+
+class Golden(NamedTuple):
+    """One file, unpacked."""
+
+    meta: dict[str, Any]
+    arrays: dict[str, np.ndarray]
+
+    @property
+    def hyper(self) -> dict[str, Any]:
+        return self.meta["hyperparameters"]
+
+    def tree(self, prefix: str) -> dict[str, np.ndarray]:
+        return {key[len(prefix) :]: value for key, value in self.arrays.items() if key.startswith(prefix)}
+
+    def learning_rate(self) -> Any:
+        """A number, or a schedule where the file gives one rate a step."""
+        rates = self.arrays.get("lr", self.meta.get("lr_schedule"))
+        if rates is None:
+            return self.hyper["lr"]
+        rates = jnp.asarray(rates)
+        return lambda count: rates[count]
+
+
+class Replay(NamedTuple):
+    """What an adapter returns: the optimizer, and where its state holds quantities that the file records."""
+
+    tx: optax.GradientTransformation
+    state: dict[str, Callable[[Any], Any]] = {}
+
+
+AXIS_0_IS_OUTPUT = lambda path, leaf: (  # noqa: E731
+    momentax.routing.matrix(range(1, leaf.ndim), (0,)) if leaf.ndim > 1 else momentax.routing.vector()
+)
+
+
+def take(hyper: dict[str, Any], *known: str, ignored: tuple[str, ...] = ()) -> list[Any]:
+    """The hyperparameters by name; a file with one that the adapter does not know is refused."""
+    unknown = set(hyper) - set(known) - set(ignored)
+    assert not unknown, f"the adapter does not know the hyperparameters {sorted(unknown)}"
+    return [hyper[name] for name in known]
+
+
+def adamp(golden: Golden) -> Replay:
+    _, betas, eps, decay, delta, ratio, nesterov = take(
+        golden.hyper, "lr", "betas", "eps", "weight_decay", "delta", "wd_ratio", "nesterov"
+    )
+    tx = momentax.adamp(
+        golden.learning_rate(),
+        *betas,
+        eps,
+        decay,
+        delta=delta,
+        wd_ratio=ratio,
+        nesterov=nesterov,
+        routing=AXIS_0_IS_OUTPUT,
+    )
+    return Replay(tx, {"exp_avg": lambda s: s[0].inner.mu, "exp_avg_sq": lambda s: s[0].inner.nu})
+
+
+def sgdp(golden: Golden) -> Replay:
+    _, b1, dampening, decay, nesterov, eps, delta, ratio = take(
+        golden.hyper, "lr", "momentum", "dampening", "weight_decay", "nesterov", "eps", "delta", "wd_ratio"
+    )
+    tx = momentax.sgdp(
+        golden.learning_rate(),
+        b1,
+        dampening,
+        eps,
+        decay,
+        delta=delta,
+        wd_ratio=ratio,
+        nesterov=nesterov,
+        variant="official",
+        routing=AXIS_0_IS_OUTPUT,
+    )
+    return Replay(tx, {"momentum": lambda s: s[0].inner.mu})
+
+
+def adan(golden: Golden) -> Replay:
+    _, betas, eps, decay, bound, decoupled = take(
+        golden.hyper, "lr", "betas", "eps", "weight_decay", "max_grad_norm", "no_prox", ignored=("foreach",)
+    )
+    restart = golden.meta.get("restart_before_step_index")
+    tx = momentax.adan(
+        golden.learning_rate(),
+        *betas,
+        eps,
+        decay,
+        max_grad_norm=bound or None,
+        decay="decoupled" if decoupled else "proximal",
+        restart_when=None if restart is None else lambda count, updates, params: count == restart,
+    )
+    direction = 1 if bound else 0
+    names = {"m": "mu", "v": "mu_difference", "n": "nu"}
+    return Replay(tx, {key: lambda s, f=field: getattr(s[direction], f) for key, field in names.items()})
+
+
+def lion(golden: Golden) -> Replay:
+    _, betas, decay = take(golden.hyper, "lr", "betas", "weight_decay")
+    return Replay(
+        momentax.lion_k(golden.learning_rate(), momentax.convex.l1(), *betas, decay), {"m": lambda s: s[0].mu}
+    )
+
+
+CONVEX = {
+    "l1": lambda hyper: momentax.convex.l1(),
+    "quadratic": lambda hyper: momentax.convex.quadratic(),
+    "huber": lambda hyper: momentax.convex.huber(hyper["e"]),
+    "deadzone": lambda hyper: momentax.convex.dead_zone(hyper["e"]),
+    "tanh": lambda hyper: momentax.convex.tanh(hyper["s"]),
+    "relativistic": lambda hyper: momentax.convex.relativistic(hyper["e"]),
+}
+
+
+def lion_k(golden: Golden) -> Replay:
+    kind, betas, decay = take(golden.hyper, "K", "betas", "weight_decay", ignored=("lr", "e", "s"))
+    assert kind in CONVEX, f"momentax has no convex function '{kind}'"
+    tx = momentax.lion_k(golden.learning_rate(), CONVEX[kind](golden.hyper), *betas, decay)
+    return Replay(tx, {"m": lambda s: s[0].mu})
+
+
+def matrices_decay(params: Any) -> Any:
+    return jax.tree.map(lambda leaf: leaf.ndim > 1, params)
+
+
+def am_msgd(golden: Golden) -> Replay:
+    _, b1_max, proximity, decay = take(golden.hyper, "lr", "beta_max", "model_lambda", "weight_decay")
+    tx = momentax.am_sgd(golden.learning_rate(), b1_max, proximity, decay, weight_decay_mask=matrices_decay)
+    return Replay(tx, {"direction": lambda s: s[1].mu})
+
+
+def am_adamw(golden: Golden) -> Replay:
+    _, betas, eps, decay, proximity = take(golden.hyper, "lr", "betas", "eps", "weight_decay", "model_lambda")
+    tx = momentax.am_adamw(golden.learning_rate(), *betas, eps, proximity, decay, weight_decay_mask=matrices_decay)
+    return Replay(tx, {"direction": lambda s: s.mu, "exp_avg_sq": lambda s: s.nu})
+
+
+def torch_sgd(golden: Golden) -> Replay:
+    _, b1, dampening, nesterov, decay = take(golden.hyper, "lr", "momentum", "dampening", "nesterov", "weight_decay")
+    momentum = momentax.heavy_ball(b1, dampening, nesterov) if b1 else optax.identity()
+    return Replay(
+        optax.chain(
+            momentax.decays.decoupled(decay),  # in front of the momentum this is torch's coupled L2
+            momentum,
+            optax.scale_by_learning_rate(golden.learning_rate()),
+        )
+    )
+
+
+class Adapter(NamedTuple):
+    """How a method is replayed, and how closely in float64 and float32."""
+
+    replay: Callable[[Golden], Replay]
+    float64: float
+    float32: float = 2e-5
+
+
+ADAPTERS = {
+    "adamp": Adapter(adamp, 1e-9),
+    "sgdp": Adapter(sgdp, 1e-9),
+    "adan": Adapter(adan, 1e-9),
+    "lion": Adapter(lion, 1e-9),
+    "lionk": Adapter(lion_k, 1e-9),
+    "AM-MSGD": Adapter(am_msgd, 1e-12),
+    "AM-AdamW": Adapter(am_adamw, 1e-10),
+    "torch SGD momentum": Adapter(torch_sgd, 1e-12),
+}
+CLIPPED_ADAN = 1e-6  # the official code sums the clipping norm in float32 even for float64 leaves
+
+
+def test_replay(golden_file):
+    with np.load(golden_file) as file:
+        arrays = {key: file[key] for key in file.files}
+    golden = Golden(json.loads(str(arrays.pop("meta"))), arrays)
+    method = golden.meta["method"]
+    if method in TABLES:
+        with jax.enable_x64(True):
+            TABLES[method](golden)
+        return
+    assert method in ADAPTERS, f"no adapter for the method '{method}': write one in tests/test_golden.py"
+    adapter = ADAPTERS[method]
+    with jax.enable_x64(True):
+        compare_trajectory(golden, adapter.replay(golden), tolerance(golden, adapter))
+
+
+def tolerance(golden: Golden, adapter: Adapter) -> float:
+    narrow = any(value.dtype == np.float32 for value in golden.tree("p/").values())
+    if narrow:
+        return adapter.float32
+    clipped = golden.meta["method"] == "adan" and golden.hyper["max_grad_norm"]
+    return CLIPPED_ADAN if clipped else adapter.float64
+
+
+def compare_trajectory(golden: Golden, replay: Replay, limit: float) -> None:
+    params = {key: jnp.asarray(value) for key, value in golden.tree("p0/").items()}
+    gradients = {key: jnp.asarray(value) for key, value in golden.tree("g/").items()}
+
+    def step(carry, g):
+        params, state = carry
+        updates, state = replay.tx.update(g, state, params)
+        params = optax.apply_updates(params, updates)
+        recorded = {name: read(state) for name, read in replay.state.items()}
+        return (params, state), (params, recorded)
+
+    _, (path, recorded) = jax.jit(lambda p: jax.lax.scan(step, (p, replay.tx.init(p)), gradients))(params)
+    for key, expected in golden.tree("p/").items():
+        assert_close(f"p/{key}", path[key], expected, limit)
+    for name, leaves in recorded.items():
+        for key, expected in golden.tree(f"s/{name}/").items():
+            assert_close(f"s/{name}/{key}", leaves[key].reshape(expected.shape), expected, limit)
+
+
+def assert_close(name: str, actual: Any, expected: np.ndarray, limit: float) -> None:
+    assert actual.dtype == expected.dtype, f"{name}: {actual.dtype} against {expected.dtype}"
+    assert np.array_equal(np.isfinite(actual), np.isfinite(expected)), f"{name}: finite at other places"
+    scale = np.max(np.abs(expected), initial=0, where=np.isfinite(expected)) or 1.0
+    error = np.max(np.abs(actual - expected), initial=0, where=np.isfinite(expected)) / scale
+    assert error <= limit, f"{name}: relative error {error:.2e} exceeds {limit:.0e}"
+
+
+def two_plane_dual(golden: Golden) -> None:
+    """Independent problems, one a row: the coefficient, the direction and the gap of the planes at the solution."""
+    a = {key: jnp.asarray(value) for key, value in golden.arrays.items()}
+
+    def solve(g, d, P, x, lam, eta, height, mu, b1_max):
+        return momentax.two_plane_coefficient(
+            g,
+            d,
+            height,
+            learning_rate=eta,
+            proximity=lam,
+            metric=P,
+            weight_decay=mu,
+            params=x,
+            b1_max=b1_max,
+        )
+
+    rows = [a[key] for key in ("g", "d", "P", "x", "lam", "eta", "a", "mu")]
+    clipped = jax.vmap(lambda *row: solve(*row, 1.0))(*rows)
+    unclipped = jax.vmap(lambda *row: solve(*row, None))(*rows)
+    assert_close("beta", clipped, golden.arrays["beta"], 1e-10)
+    assert_close("beta_unclipped", unclipped, golden.arrays["beta_unclipped"], 1e-10)
+
+
+def optax_ema(golden: Golden) -> None:
+    """A table of averages instead of parameters, with debiasing and without."""
+    (decay,) = take(golden.hyper, "decay")
+    gradients = {key: jnp.asarray(value) for key, value in golden.tree("g/").items()}
+    for prefix, debias in (("u_debias/", True), ("u_raw/", False)):
+        tx = momentax.average_gradients(decay, debias=debias)
+        state = tx.init({key: value[0] for key, value in gradients.items()})
+        _, path = jax.lax.scan(lambda state, g, tx=tx: tx.update(g, state)[::-1], state, gradients)
+        for key, expected in golden.tree(prefix).items():
+            assert_close(prefix + key, path[key], expected, 1e-12)
+
+
+TABLES = {
+    "AMM two-plane proximal dual": two_plane_dual,
+    "optax.ema with and without debias": optax_ema,
+}
+
+
+def test_adan_is_not_the_adan_of_optax():
+    """The official trajectory tells the two apart: optax multiplies by 1 - b2 where the code multiplies by b2."""
+    with np.load(FOLDER / "adan_default.npz") as file:
+        golden = Golden(json.loads(str(file["meta"])), {key: file[key] for key in file.files if key != "meta"})
+    b1, b2, b3 = golden.hyper["betas"]
+    theirs = optax.adan(golden.learning_rate(), b1, b2, b3, eps=golden.hyper["eps"], eps_root=0.0)
+    with jax.enable_x64(True), pytest.raises(AssertionError, match="relative error"):
+        compare_trajectory(golden, Replay(theirs), 1e-3)
