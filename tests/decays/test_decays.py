@@ -1,0 +1,82 @@
+"""Decays against their definitions, and the masks that limit them."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+import momentax
+from momentax import decays, routing
+
+
+@pytest.fixture(autouse=True)
+def float64():
+    with jax.enable_x64(True):
+        yield
+
+
+PARAMS = {"dense": {"kernel": [[1.0, -2.0], [3.0, 0.0]], "bias": [5.0, -1.0]}}
+
+
+def params():
+    return jax.tree.map(jnp.array, PARAMS, is_leaf=lambda x: isinstance(x, list))
+
+
+def step(tx, u, w):
+    return tx.update(u, tx.init(w), w)[0]
+
+
+def test_decoupled_is_the_decay_of_optax():
+    w = params()
+    u = jax.tree.map(jnp.cos, w)
+    ours, theirs = step(decays.decoupled(0.3), u, w), step(optax.add_decayed_weights(0.3), u, w)
+    jax.tree.map(np.testing.assert_array_equal, ours, theirs)
+
+
+def test_proximal_minimises_its_objective():
+    w, u, eta, lam = jnp.array([1.0, -2.0, 0.5]), jnp.array([0.3, 1.0, -1.0]), 0.2, 0.7
+    new = w + step(decays.proximal(eta, lam), u, w)
+    objective = lambda x: u @ x + (x - w) @ (x - w) / (2 * eta) + lam / 2 * x @ x  # noqa: E731
+    np.testing.assert_allclose(jax.grad(objective)(new), 0, atol=1e-13)
+
+
+def test_cautious_spares_entries_that_the_step_makes_longer():
+    w, u = jnp.array([1.0, -1.0, 1.0, -1.0, 2.0]), jnp.array([1.0, 1.0, -1.0, -1.0, 0.0])
+    np.testing.assert_allclose(step(decays.cautious(0.5), u, w), u + 0.5 * w * jnp.array([1, 0, 0, 1, 1]))
+
+
+MASKS = {
+    "function": routing.no_decay_on_vectors,
+    "tree": {"dense": {"kernel": True, "bias": False}},
+    "none": None,
+    "prefix": {"dense": False},
+}
+
+
+@pytest.mark.parametrize("mask", MASKS, ids=str)
+@pytest.mark.parametrize(
+    "decay",
+    [lambda mask: decays.decoupled(0.5, mask), lambda mask: decays.proximal(0.0, 0.5, mask)],
+    ids=["decoupled", "proximal"],
+)
+def test_masks(mask, decay):
+    w = params()
+    zero = jax.tree.map(jnp.zeros_like, w)
+    moved = step(decays.decoupled(0.5, MASKS[mask]), zero, w)
+    expected = {"function": (1, 0), "tree": (1, 0), "none": (1, 1), "prefix": (0, 0)}[mask]
+    np.testing.assert_array_equal(moved["dense"]["kernel"], 0.5 * w["dense"]["kernel"] * expected[0])
+    np.testing.assert_array_equal(moved["dense"]["bias"], 0.5 * w["dense"]["bias"] * expected[1])
+
+
+def test_a_mask_that_does_not_match_is_refused():
+    with pytest.raises(ValueError, match="decoupled: the mask does not match"):
+        step(decays.decoupled(0.5, {"other": True}), params(), params())
+
+
+def test_negative_decay_is_refused():
+    for factory in (decays.decoupled, decays.cautious):
+        with pytest.raises(ValueError, match="weight_decay"):
+            factory(-0.1)
+    with pytest.raises(ValueError, match="proximal.*learning_rate"):
+        momentax.decays.proximal(-0.1, 0.0)
