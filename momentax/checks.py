@@ -22,6 +22,13 @@ def check_fraction(function: str, **arguments: Any) -> None:
             raise ValueError(f"{function}: `{argument}` must lie in [0, 1); got {value!r}.")
 
 
+def check_interval(function: str, **arguments: Any) -> None:
+    """Raises `ValueError` unless each Python number lies in [0, 1], both ends included."""
+    for argument, value in arguments.items():
+        if _is_number(value) and not 0 <= value <= 1:
+            raise ValueError(f"{function}: `{argument}` must lie in [0, 1]; got {value!r}.")
+
+
 def check_non_negative(function: str, **arguments: Any) -> None:
     """Raises `ValueError` for a negative or NaN Python number; None, arrays and schedules pass."""
     for argument, value in arguments.items():

@@ -69,9 +69,12 @@ AXIS_0_IS_OUTPUT = lambda path, leaf: (  # noqa: E731
 )
 
 
+WITHOUT_EFFECT = ("case", "foreach", "framework", "layout", "leaves")
+
+
 def take(hyper: dict[str, Any], *known: str, ignored: tuple[str, ...] = ()) -> list[Any]:
     """The hyperparameters by name; a file with one that the adapter does not know is refused."""
-    unknown = set(hyper) - set(known) - set(ignored)
+    unknown = set(hyper) - set(known) - set(ignored) - set(WITHOUT_EFFECT)
     assert not unknown, f"the adapter does not know the hyperparameters {sorted(unknown)}"
     return [hyper[name] for name in known]
 
@@ -102,7 +105,7 @@ def sgdp(golden: Golden) -> Replay:
         b1,
         dampening,
         eps,
-        decay,
+        decay or None,
         delta=delta,
         wd_ratio=ratio,
         nesterov=nesterov,
@@ -114,7 +117,7 @@ def sgdp(golden: Golden) -> Replay:
 
 def adan(golden: Golden) -> Replay:
     _, betas, eps, decay, bound, decoupled = take(
-        golden.hyper, "lr", "betas", "eps", "weight_decay", "max_grad_norm", "no_prox", ignored=("foreach",)
+        golden.hyper, "lr", "betas", "eps", "weight_decay", "max_grad_norm", "no_prox"
     )
     restart = golden.meta.get("restart_before_step_index")
     tx = momentax.adan(

@@ -66,9 +66,9 @@ def sgdp(
       >>> updates, state = tx.update(params, tx.init(params), params)
     """
     checks.check_choice("sgdp", "variant", variant, ("paper", "official"))
-    checks.check_fraction("sgdp", b1=b1)
     direction = heavy_ball(b1, dampening, nesterov, dampen_first=True, mu_dtype=mu_dtype)
     if weight_decay is not None:
+        checks.check_fraction("sgdp", b1=b1)  # (2) divides by 1 - mu
         weight_decay = conventions.heavy_ball_to_average(weight_decay, b1)
     return optax.chain(
         project_radial(

@@ -92,7 +92,8 @@ def adapt_memory(
     Args:
       learning_rate: eta; number or schedule. With it the transform takes the step itself (it is then a terminal).
         Needed for offset="value", for weight decay, and for the exact ratio (4) under a schedule.
-      b1_max: largest coefficient, in [0, 1); number or schedule. 0.9 as quoted for AM-MSGD. The memory's weight is
+      b1_max: largest coefficient, in [0, 1], below 1 with the diagonal metric, which divides by 1 - b1_max B; number
+        or schedule. 0.9 as quoted for AM-MSGD. The memory's weight is
         (beta + lam) / (1 + lam).
       b2: decay of the average squared gradient (diagonal metric), in [0, 1); number or schedule.
       eps: added to the root in (2), in units of the gradient; number or schedule.
@@ -125,7 +126,8 @@ def adapt_memory(
     checks.check_choice("adapt_memory", "metric", metric, ("identity", "diagonal"))
     checks.check_choice("adapt_memory", "scope", scope, ("global", "leaf"))
     checks.check_choice("adapt_memory", "offset", offset, ("first_order", "value", "zero"))
-    checks.check_fraction("adapt_memory", b1_max=b1_max, b2=b2)
+    checks.check_interval("adapt_memory", b1_max=b1_max)
+    checks.check_fraction("adapt_memory", b2=b2, **({"b1_max": b1_max} if metric == "diagonal" else {}))
     checks.check_non_negative(
         "adapt_memory", learning_rate=learning_rate, eps=eps, proximity=proximity, weight_decay=weight_decay
     )

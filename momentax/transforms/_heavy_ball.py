@@ -46,7 +46,7 @@ def heavy_ball(
     """Accumulates gradients: the momentum of torch.optim.SGD and optax.trace, with schedules and dampening.
 
     Args:
-      b1: decay mu of the buffer, in [0, 1); number or schedule. 0.9 is customary.
+      b1: decay mu of the buffer, in [0, 1]; number or schedule. 0.9 is customary; 1 forgets nothing.
       dampening: tau in (2); number or schedule. `dampening=b1` is an average that starts at the first gradient.
       nesterov: emit (4) instead of (3).
       dampen_first: dampen the first gradient too.
@@ -56,7 +56,7 @@ def heavy_ball(
       A transformation whose updates grow to g / (1 - b1) under a constant gradient g.
 
     Raises:
-      ValueError: `b1` is a number outside [0, 1), or the gradients do not match the state.
+      ValueError: `b1` is a number outside [0, 1], or the gradients do not match the state.
       TypeError: a leaf is not floating (complex leaves are welcome).
 
     Example:
@@ -69,7 +69,7 @@ def heavy_ball(
       >>> print(updates)
       [-1.5 -1.5]
     """
-    checks.check_fraction("heavy_ball", b1=b1)
+    checks.check_interval("heavy_ball", b1=b1)
 
     def init(params):
         return HeavyBallState(

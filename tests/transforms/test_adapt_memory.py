@@ -234,7 +234,8 @@ def test_skipping_a_non_finite_step_is_as_if_it_never_came(factory):
         ({"weight_decay": 0.1}, "learning_rate="),
         ({"offset": "value"}, "learning_rate="),
         ({"learning_rate": 0.1, "offset": "value", "scope": "leaf"}, "scope='global'"),
-        ({"b1_max": 1.0}, "b1_max"),
+        ({"b1_max": 1.5}, "b1_max"),
+        ({"b1_max": 1.0, "metric": "diagonal"}, "b1_max"),
         ({"proximity": -0.1}, "proximity"),
     ],
 )

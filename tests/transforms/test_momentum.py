@@ -106,7 +106,7 @@ def test_clipping_bounds_the_joint_norm_and_spares_short_gradients():
 @pytest.mark.parametrize(
     ("factory", "arguments", "word"),
     [
-        (momentax.heavy_ball, {"b1": 1.0}, "b1"),
+        (momentax.heavy_ball, {"b1": 1.1}, "b1"),
         (momentax.average_gradients, {"b1": -0.1}, "b1"),
         (momentax.scale_by_adam, {"b2": 1.5}, "b2"),
         (momentax.scale_by_adam, {"eps": -1e-8}, "eps"),
