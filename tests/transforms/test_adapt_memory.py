@@ -67,7 +67,7 @@ def test_no_other_point_has_a_lower_model(seed):
     noise = jax.random.normal(jax.random.key(seed + 1000), (200, 6))
     noise = noise * jnp.logspace(-6, 0, 200)[:, None]
     value = lambda z: primal(z, g, d, a, P, x, lam, eta, mu)  # noqa: E731
-    assert jnp.all(jax.vmap(value)(z + noise) >= value(z) - 1e-12)
+    assert jnp.all(jax.vmap(value)(z[None] + noise) >= value(z) - 1e-12)
 
 
 def test_every_regime_of_the_coefficient_occurs():

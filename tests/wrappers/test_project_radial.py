@@ -84,9 +84,9 @@ def gated(g, u, w, **options):
 
 def test_the_gate_opens_below_delta_over_root_d_only(start):
     rows = 4  # (in, out): a channel is a column of 4 entries
-    w = start / jnp.linalg.norm(start, axis=0)
-    tangent = start[::-1] - w * jnp.sum(w * start[::-1], axis=0)
-    tangent = tangent / jnp.linalg.norm(tangent, axis=0)
+    w = start / jnp.linalg.norm(start, axis=0, keepdims=True)
+    tangent = start[::-1] - w * jnp.sum(w * start[::-1], axis=0, keepdims=True)
+    tangent = tangent / jnp.linalg.norm(tangent, axis=0, keepdims=True)
     u = start**2
     for cosine, opens in ((0.099 / rows**0.5, True), (0.101 / rows**0.5, False)):
         # one channel alone over the threshold closes the channel view; the layer view is closed by all of them
@@ -108,8 +108,8 @@ def test_decay_drops_where_a_projection_was_made(start):
 
 def test_a_layer_is_projected_once_when_only_the_layer_view_passes(start):
     w = start
-    signs = jnp.where(jnp.arange(6) % 2 == 0, 1.0, -1.0)
-    norms = jnp.linalg.norm(w, axis=0)
+    signs = jnp.where(jnp.arange(6) % 2 == 0, 1.0, -1.0)[None]
+    norms = jnp.linalg.norm(w, axis=0, keepdims=True)
     g = w * signs / norms**2  # radial in every column, orthogonal to the layer as a whole
     np.testing.assert_allclose(jnp.sum(g * w), 0, atol=1e-12)
     u = start**2
@@ -131,7 +131,8 @@ def test_layout_is_what_routing_says(start):
 def test_stacked_layers_are_projected_one_by_one():
     w = jax.random.normal(jax.random.key(1), (3, 4, 6))
     g = jax.random.normal(jax.random.key(2), (3, 4, 6))
-    g = g.at[0].add(-w[0] * jnp.sum(g[0] * w[0], 0) / jnp.sum(w[0] ** 2, 0))  # only the first layer passes
+    radial = jnp.sum(g[0] * w[0], 0, keepdims=True) / jnp.sum(w[0] ** 2, 0, keepdims=True)
+    g = g.at[0].add(-w[0] * radial)  # only the first layer passes
     tx = momentax.adamp(0.1, weight_decay=0.3, routing=routing.flax(stacked="blocks"))
     params = {"blocks": {"dense": {"kernel": w}}}
     stacked, _ = tx.update({"blocks": {"dense": {"kernel": g}}}, tx.init(params), params)

@@ -1,0 +1,49 @@
+"""The README runs, shows the loops as they are, quotes the benchmark as it is, and lists every public name."""
+
+import json
+import pathlib
+import re
+
+import jax
+
+import momentax
+
+ROOT = pathlib.Path(__file__).parent.parent
+README = (ROOT / "README.md").read_text()
+BLOCKS = re.findall(r"```python\n(.*?)```", README, flags=re.DOTALL)
+
+
+def test_short_examples_run(capsys):
+    namespace: dict = {}
+    with jax.numpy_rank_promotion("allow"):  # users add a bias to a batch
+        for block in BLOCKS[:2]:
+            exec(block, namespace)
+        assert namespace["loss"](namespace["params"]) < 0.1
+    assert "dense/kernel  (4, 3)  matrix" in capsys.readouterr().out
+    assert len(BLOCKS[0].splitlines()) <= 12
+
+
+def test_loops_are_those_of_the_examples():
+    for block, name in zip(BLOCKS[2:], ("nnx_loop.py", "linen_loop.py"), strict=True):
+        code = (ROOT / "examples" / name).read_text()
+        assert block.strip() == code.strip(), f"README.md shows another examples/{name}"
+        assert len(code.splitlines()) < 80
+
+
+def test_words_are_those_of_the_committed_benchmark():
+    results = json.loads((ROOT / "benchmarks/results/elementwise_v5e.json").read_text())
+    rows = {row["name"]: row for row in results["rows"]}
+    quoted = re.findall(r"\| `([\w.]+)` \| ([\d.]+) \| (\d+) \| `([\w.]+)` \| ([\d.]+) \| (\d+) \|", README)
+    assert len(quoted) >= 6
+    for ours, words, state, theirs, their_words, their_state in quoted:
+        for name, moved, kept in ((ours, words, state), (theirs, their_words, their_state)):
+            assert f"{rows[name]['words']:.1f}" == moved
+            assert f"{rows[name]['state_bytes_per_parameter']:.0f}" == kept
+
+
+def test_table_lists_every_public_name_and_links_to_what_exists():
+    public = [name for name in vars(momentax) if not name.startswith("_") and callable(getattr(momentax, name))]
+    missing = [name for name in public if f"`{name}`" not in README]
+    assert not missing, f"add to the table of README.md: {missing}"
+    for target in re.findall(r"\]\((?!http)([^)#]+)\)", README):
+        assert (ROOT / target).exists(), f"README.md links to {target}"
