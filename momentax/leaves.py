@@ -11,6 +11,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 
 from momentax.typing import Mask, Params, ScalarOrSchedule, Updates
@@ -66,7 +67,8 @@ def zeros_like(function: str, params: Params, dtype: Any = None, *, real: bool =
 
 def compute_dtype(*leaves: Any) -> Any:
     """The dtype in which a leaf function works: at least float32."""
-    return jnp.result_type(jnp.float32, *(jnp.result_type(leaf) for leaf in leaves))
+    dtypes = [np.dtype(jnp.result_type(leaf)) for leaf in leaves]
+    return functools.reduce(np.promote_types, dtypes, np.dtype(np.float32))  # JAX may be set to refuse promotion
 
 
 def lift(

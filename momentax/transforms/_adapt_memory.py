@@ -296,7 +296,5 @@ def _split(vector, updates, stacks, scope):
 
 
 def _join(products, betas):
-    """The state's vector again, each entry multiplied by its beta."""
-    if len(betas) < len(products):
-        products = products[: len(betas)]
-    return jnp.concatenate([jnp.ravel(B * beta) for B, beta in zip(products, betas, strict=True)])
+    """The state's vector again, each entry multiplied by its beta; with one beta for all, all products are one."""
+    return jnp.concatenate([jnp.ravel(B * beta) for B, beta in zip(products[: len(betas)], betas, strict=True)])

@@ -18,6 +18,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 
 from momentax import checks, leaves
@@ -64,7 +65,7 @@ def keep_master_weights(inner: Transformation, dtype: Any = jnp.float32) -> opta
     inner = optax.with_extra_args_support(inner)
 
     def narrow(leaf):
-        return jnp.promote_types(leaf.dtype, dtype) != leaf.dtype
+        return np.promote_types(leaf.dtype, np.dtype(dtype)) != leaf.dtype
 
     def widen(tree):
         return jax.tree.map(lambda leaf: leaf.astype(dtype) if narrow(leaf) else leaf, tree)

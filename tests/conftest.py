@@ -1,0 +1,22 @@
+"""Eight virtual devices, no silent broadcasting between ranks, and a compilation cache that outlives the run."""
+
+import jax
+
+
+def pytest_addoption(parser):
+    parser.addoption(
+        "--golden",
+        action="append",
+        default=[],
+        metavar="DIR",
+        help="also replay the golden trajectories of this folder (may be given several times)",
+    )
+
+
+def pytest_configure(config):
+    jax.config.update("jax_num_cpu_devices", 8)
+    jax.config.update("jax_numpy_rank_promotion", "raise")
+    # Git ignores it; with it the second run takes a fraction of the first.
+    jax.config.update("jax_compilation_cache_dir", str(config.rootpath / ".cache" / "jax"))
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
+    jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
