@@ -6,6 +6,8 @@ A leaf function therefore contains no cast, no tree and no path.
 """
 
 import functools
+import itertools
+import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -125,7 +127,7 @@ def each(
 ) -> list[Any]:
     """The results of `leaf_fn` on every leaf, as a list: what `lift` does before it casts back."""
     check_leaves(function, updates, real=real)
-    columns = [jax.tree.leaves(updates), *(_leaves_like(function, updates, tree) for tree in others)]
+    columns = [jax.tree.leaves(updates), *(leaves_like(function, updates, tree) for tree in others)]
     results = []
     for index, arrays in enumerate(zip(*columns, strict=True)):
         dtype = compute_dtype(*(array for array in arrays if array is not None))
@@ -200,12 +202,31 @@ def total(scalars: Sequence[jax.Array]) -> jax.Array:
     return sum((scalar.astype(float_dtype()) for scalar in scalars), jnp.zeros([], float_dtype()))
 
 
+def pack(parts: Sequence[jax.Array]) -> jax.Array:
+    """Small arrays, some for each leaf, as the one vector in which a state keeps them."""
+    return jnp.concatenate([_replicate(jnp.ravel(part)) for part in parts])
+
+
+def unpack(vector: jax.Array, shapes: Sequence[tuple[int, ...]]) -> list[jax.Array]:
+    """The arrays that `pack` was given, by their shapes."""
+    ends = list(itertools.accumulate(map(math.prod, shapes)))
+    return [vector[end - math.prod(shape) : end].reshape(shape) for shape, end in zip(shapes, ends, strict=True)]
+
+
+def _replicate(x: jax.Array) -> jax.Array:
+    """The same array whole on every device, where a mesh with explicit axes would refuse to mix placements."""
+    mesh = jax.typeof(x).sharding.mesh
+    if jax.sharding.AxisType.Explicit not in mesh.axis_types:
+        return x
+    return jax.reshard(x, jax.sharding.PartitionSpec())
+
+
 def next_count(count: jax.Array) -> jax.Array:
     """`count + 1`, held at the largest integer instead of wrapping around."""
     return jnp.asarray(optax.safe_increment(count))
 
 
-def _leaves_like(function: str, updates: Updates, tree: Any) -> list[Any]:
+def leaves_like(function: str, updates: Updates, tree: Any) -> list[Any]:
     """The leaves of `tree`, checked to match `updates` leaf by leaf; None stands for a tree that is not there."""
     if tree is None:
         return [None] * len(jax.tree.leaves(updates))

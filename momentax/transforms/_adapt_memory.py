@@ -142,13 +142,14 @@ def adapt_memory(
     decays = weight_decay is not None
 
     def init(params):
-        size = _number_of_coefficients(params, scope, routing)
+        shapes = [()] if scope == "global" else _shapes(params, _batch_axes(params, scope, routing))
+        size = max(1, sum(map(math.prod, shapes)))  # optax.tree_map_params shows a tree without leaves
         return AdaptMemoryState(
             count=jnp.zeros([], jnp.int32),
             mu=leaves.zeros_like("adapt_memory", params, mu_dtype),
             nu=leaves.zeros_like("adapt_memory", params, nu_dtype) if diagonal else None,
             nu_weight=jnp.zeros([]) if diagonal else None,
-            beta_product=jnp.ones([size]) if diagonal and size else None,
+            beta_product=jnp.ones([size]) if diagonal else None,
             learning_rate_tm1=None if learning_rate is None else jnp.zeros([]),
             value_tm1=jnp.zeros([]) if offset == "value" else None,
         )
@@ -176,12 +177,15 @@ def adapt_memory(
             step_size=1.0 if eta is None else -eta,
             nu_weight=None if nu_weight is None else leaves.nonzero(nu_weight),
         )
+        leaves.leaves_like("adapt_memory", updates, state.mu)
         stacks = _batch_axes(updates, scope, routing)
+        spread = (lambda one_each: one_each) if scope == "leaf" else (lambda one: one * len(stacks))
         masks = leaves.mask_leaves("adapt_memory", weight_decay_mask, params) if decays else [False] * len(stacks)
-        products = _split(state.beta_product, updates, stacks, scope) if diagonal else [None] * len(stacks)
+        shapes = _shapes(updates, stacks) if scope == "leaf" else [()]
+        products: list[Any] = leaves.unpack(state.beta_product, shapes) if diagonal else [None] * len(shapes)
 
         trees = [state.mu, state.nu, params]
-        sums = leaves.each("adapt_memory", _sums, updates, trees, [c], [products, masks, stacks])
+        sums = leaves.each("adapt_memory", _sums, updates, trees, [c], [spread(products), masks, stacks])
         if scope == "global":
             sums = [tuple(leaves.total(column) for column in zip(*sums, strict=True))]
         betas = []
@@ -190,7 +194,7 @@ def adapt_memory(
             beta = coefficient(height, numerator, denominator, c.b1_max)  # (5)
             betas.append(jnp.where(c.first, c.b1_max, beta) if diagonal else beta)
 
-        per_leaf = [products, masks, betas if scope == "leaf" else betas * len(stacks)]
+        per_leaf = [spread(products), masks, spread(betas)]
         new_updates, mu, nu = leaves.lift(
             "adapt_memory",
             _step,
@@ -205,7 +209,7 @@ def adapt_memory(
             mu=mu,
             nu=nu,
             nu_weight=nu_weight,
-            beta_product=_join(products, betas) if diagonal else None,
+            beta_product=leaves.pack([B * beta for B, beta in zip(products, betas, strict=True)]) if diagonal else None,
             learning_rate_tm1=None if learning_rate is None else jnp.asarray(eta, leaves.float_dtype()),
             value_tm1=jnp.asarray(value, leaves.float_dtype()) if offset == "value" else None,
         )
@@ -274,27 +278,9 @@ def _batch_axes(tree, scope, routing):
     return [rule.batch_axes for rule in resolve("adapt_memory", tree, routing)]
 
 
-def _number_of_coefficients(tree, scope, routing):
-    if scope == "global":
-        return min(1, len(jax.tree.leaves(tree)))
-    stacks = _batch_axes(tree, scope, routing)
-    return sum(
-        math.prod(leaf.shape[axis] for axis in stack) for leaf, stack in zip(jax.tree.leaves(tree), stacks, strict=True)
-    )
-
-
-def _split(vector, updates, stacks, scope):
-    """The entries of the state's vector that belong to each leaf, shaped to multiply it."""
-    if scope == "global":
-        return [vector.reshape(())] * len(stacks)
-    parts, start = [], 0
-    for leaf, stack in zip(jax.tree.leaves(updates), stacks, strict=True):
-        shape = tuple(size if axis in stack else 1 for axis, size in enumerate(leaf.shape)) if stack else ()
-        parts.append(vector[start : start + math.prod(shape)].reshape(shape))
-        start += math.prod(shape)
-    return parts
-
-
-def _join(products, betas):
-    """The state's vector again, each entry multiplied by its beta; with one beta for all, all products are one."""
-    return jnp.concatenate([jnp.ravel(B * beta) for B, beta in zip(products[: len(betas)], betas, strict=True)])
+def _shapes(tree, stacks):
+    """The shape of each leaf's coefficients, one for each matrix, as they multiply the leaf."""
+    return [
+        tuple(size if axis in stack else 1 for axis, size in enumerate(leaf.shape)) if stack else ()
+        for leaf, stack in zip(jax.tree.leaves(tree), stacks, strict=True)
+    ]
