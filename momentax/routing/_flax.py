@@ -1,8 +1,8 @@
 """The default rules: the conventions of Flax, Linen and NNX.
 
 A kernel is (in..., out...); a convolution's is (spatial..., in, out); an embedding is (vocabulary, features). Which of
-the axes of a kernel of rank 3 or more are outputs stands in its name (query, key, value, out, Conv) or in the shape
-of the bias beside it. Where neither tells, the leaf is refused, not guessed.
+the axes of a kernel of rank 3 or more are outputs stands in the shape of the bias beside it, in its name (Conv, Linen's
+Dense_0), or in the shapes of query, key, value and out side by side. Where none tells, the leaf is refused.
 """
 
 import re
@@ -11,7 +11,7 @@ from momentax.routing._rules import Rule, RuleSet, Shapes
 
 _VECTORS = re.compile(r"(?i)(^|_)(bias|scale|beta|gamma|negative_slope|mean|var)$")
 _CONVOLUTION = re.compile(r"(?i)conv")
-_DENSE = re.compile(r"(?i)(dense|linear|(in|out|up|down|gate)_?proj)(_?\d+)?$|fc\d*$|head$")
+_LINEN_DENSE = re.compile(r"Dense_\d+$")  # Linen gives this name, to nn.Dense alone; any other may be a DenseGeneral
 _HEADS_OUT = ("query", "key", "value")
 
 
@@ -69,13 +69,12 @@ def _rule(keys: list[str], shape: tuple[int, ...], shapes: Shapes) -> Rule | str
             return _transposed_convolution(shape, bias)
         if _CONVOLUTION.search(module) and not _stacked_like(shape, bias):
             return _split(shape, 1, "convolution: the last axis is the output")
-        if module in _HEADS_OUT and rank in (3, 4):
-            return _split(shape, 2, f"attention '{module}': (features, heads, head size)", stacked=rank == 4)
-        if module == "out" and rank in (3, 4) and _is_attention(keys, shapes):
-            return _split(shape, 1, "attention 'out': (heads, head size, features)", stacked=rank == 4)
         if rank > 2 and bias is not None:
             return _from_bias(shape, bias)
-        if rank == 3 and _DENSE.search(module):
+        if module in (*_HEADS_OUT, "out") and _is_attention(keys, rank, shapes):
+            outs, axes = (1, "(heads, head size, features)") if module == "out" else (2, "(features, heads, head size)")
+            return _split(shape, outs, f"attention '{module}': {axes}", stacked=rank == 4)
+        if rank == 3 and _LINEN_DENSE.search(module):
             return _split(shape, 1, f"stack of '{module}': (layers, in, out)", stacked=True)
     if rank == 2:
         return Rule("matrix", (0,), (1,), reason="rank 2: (in, out)")
@@ -119,8 +118,17 @@ def _transposed_convolution(shape: tuple[int, ...], bias: tuple[int, ...] | None
     return "a transposed convolution may have its last two axes swapped, and no bias tells"
 
 
-def _is_attention(keys: list[str], shapes: Shapes) -> bool:
-    """Whether the module called 'out' has siblings called query, key and value."""
-    parent = "/".join(keys[:-2])
-    prefix = f"{parent}/" if parent else ""
-    return all(f"{prefix}{name}/kernel" in shapes for name in _HEADS_OUT)
+def _is_attention(keys: list[str], rank: int, shapes: Shapes) -> bool:
+    """Whether query, key, value and out stand side by side with the shapes of attention, and not of stacked layers.
+
+    Attention has query (features, heads, head size) and out (heads, head size, features), behind an axis of layers at
+    rank 4; a stack of four plain layers has (layers, in, out) four times.
+    """
+    siblings = [shapes.get("/".join([*keys[:-2], name, "kernel"]), ()) for name in (*_HEADS_OUT, "out")]
+    if rank not in (3, 4) or any(len(shape) != rank for shape in siblings):
+        return False
+    layers = rank - 3
+    query, out = siblings[0][layers:], siblings[3][layers:]
+    same_stack = layers == 0 or len({shape[0] for shape in siblings}) == 1
+    fits_plain_layers = layers == 0 and query[0] == out[0]
+    return same_stack and query[1:] == out[:2] and not fits_plain_layers

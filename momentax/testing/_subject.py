@@ -20,7 +20,7 @@ STEP_SIZE = -0.05  # how far parameters follow the updates of a transform withou
 
 # Named as Flax names them. The axes that get sharded are multiples of 8.
 SHAPES: Mapping[str, Any] = {
-    "attention": {"query": {"kernel": (8, 8, 2)}},
+    "attention": {"query": {"kernel": (16, 8, 2), "bias": (8, 2)}},
     "conv": {"kernel": (3, 3, 8, 8)},
     "dropout": {},
     "mlp": {"up": {"kernel": (8, 16), "bias": (16,)}, "down": {"kernel": (16, 8)}},

@@ -5,6 +5,7 @@ import importlib.util
 import json
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -196,6 +197,16 @@ def test_second_process_in_the_same_folder_is_refused(finished, book, capsys):
         fcntl.flock(label, fcntl.LOCK_EX)
         assert train_lm.main([*SHORT, "--data", book, "--out", str(finished)]) == 2
     assert "another process trains" in sentence(capsys)
+
+
+def test_log_that_lost_records_is_refused(finished, book, tmp_path, capsys):
+    out = shutil.copytree(finished, tmp_path / "run")
+    (out / "metrics.jsonl").write_text("")
+    before = contents(out)
+    capsys.readouterr()
+    assert train_lm.main([*SHORT, "--data", book, "--out", str(out)]) == 2
+    assert "metrics.jsonl ends before the checkpoint of step 12" in capsys.readouterr().err
+    assert contents(out) == before
 
 
 @pytest.mark.parametrize(

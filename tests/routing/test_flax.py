@@ -87,7 +87,7 @@ def test_scanned_linen_transformer_needs_no_statement_where_names_or_biases_tell
     assert got["blocks/attention/out/kernel"] == STACKED[BLOCK["attention/out/kernel"]]
     assert got["blocks/up/kernel"] == STACKED[BLOCK["up/kernel"]]
     assert got["blocks/up/bias"] == "vector"
-    assert got["blocks/down/kernel"] == "refused"  # no bias, and the name 'down' says nothing of a stack
+    assert got["blocks/down/kernel"] == "refused"  # it has no bias
 
 
 def test_scanned_linen_transformer_stated_as_a_stack():
@@ -163,6 +163,21 @@ def test_boxed_parameters():
     init = nn.with_partitioning(nn.initializers.ones, ("a", "b"))
     params = linen(nn.Dense(7, kernel_init=init), jnp.ones((1, 6)))
     assert rules(params) == {"bias": "vector", "kernel": "matrix in (0) out (1)"}
+
+
+@pytest.mark.parametrize("name", ["out_proj", "dense", "query", "down"])
+def test_rank_three_without_a_bias_may_be_a_stack_or_a_general_layer_and_is_refused(name):
+    """(heads, head size, features) of a LinearGeneral and (layers, in, out) of a scanned Linear look the same."""
+    assert rules({"block": {name: {"kernel": jnp.ones((4, 8, 8))}}})[f"block/{name}/kernel"] == "refused"
+
+
+def test_stacked_plain_layers_called_query_are_not_taken_for_attention():
+    names = ("query", "key", "value", "out")
+    plain = rules({name: {"kernel": jnp.ones((3, 8, 8))} for name in names})
+    assert set(plain.values()) == {"refused"}
+    heads = {name: {"kernel": jnp.ones((8, 2, 4) if name != "out" else (2, 4, 8))} for name in names}
+    assert rules(heads)["query/kernel"] == "matrix in (0) out (1, 2)"
+    assert rules(heads)["out/kernel"] == "matrix in (0, 1) out (2)"
 
 
 def test_bias_that_fits_two_readings_is_refused():
