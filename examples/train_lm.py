@@ -361,6 +361,8 @@ def train_from(
             record = {"step": step, "bits_per_byte": loss, "seconds": seconds}
             if step % config.eval_every == 0 or step == config.steps:
                 record[VALIDATION] = float(evaluate(state.params, evaluated))
+                if not math.isfinite(record[VALIDATION]):
+                    raise Refused(f"{config.optimizer} diverged at step {step}: lower --learning-rate")
                 bar.write(f"step {step:6d}  train {loss:.3f}  validation {record[VALIDATION]:.3f} bits per byte")
             log.records.append(record)
             bar.set_postfix_str(f"{loss:.3f} bits/byte, {tokens / took:,.0f} tokens/s", refresh=False)
@@ -454,6 +456,12 @@ def parse(argv: list[str] | None) -> Config:
     for name, value in vars(config).items():
         if isinstance(value, int) and value < (name not in ("seed", "sample")):
             raise Refused(f"--{name.replace('_', '-')} {value} is too small: give 1 or more")
+    for name in ("learning_rate", "weight_decay"):
+        value = getattr(config, name)
+        if value is not None and not 0 <= value < math.inf:
+            raise Refused(f"--{name.replace('_', '-')} {value} makes no sense: give a finite number, 0 or more")
+    if config.compare and len(set(config.compare.split(","))) < len(config.compare.split(",")):
+        raise Refused(f"--compare {config.compare} names an optimizer twice: name each once")
     if config.width % config.heads:
         raise Refused(f"--width {config.width} is not a multiple of --heads {config.heads}: change one of them")
     return config

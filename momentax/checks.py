@@ -7,6 +7,8 @@ or a schedule passes through untouched.
 from collections.abc import Collection
 from typing import Any
 
+import numpy as np
+
 
 def check_choice(function: str, argument: str, value: Any, choices: Collection[Any]) -> None:
     """Raises `ValueError` unless `value` is one of `choices`."""
@@ -18,28 +20,28 @@ def check_choice(function: str, argument: str, value: Any, choices: Collection[A
 def check_fraction(function: str, **arguments: Any) -> None:
     """Raises `ValueError` unless each Python number lies in [0, 1): a decay of 1 would never move."""
     for argument, value in arguments.items():
-        if _is_number(value) and not 0 <= value < 1:
+        if _is_number(function, argument, value) and not 0 <= value < 1:
             raise ValueError(f"{function}: `{argument}` must lie in [0, 1); got {value!r}.")
 
 
 def check_interval(function: str, **arguments: Any) -> None:
     """Raises `ValueError` unless each Python number lies in [0, 1], both ends included."""
     for argument, value in arguments.items():
-        if _is_number(value) and not 0 <= value <= 1:
+        if _is_number(function, argument, value) and not 0 <= value <= 1:
             raise ValueError(f"{function}: `{argument}` must lie in [0, 1]; got {value!r}.")
 
 
 def check_non_negative(function: str, **arguments: Any) -> None:
     """Raises `ValueError` for a negative or NaN Python number; None, arrays and schedules pass."""
     for argument, value in arguments.items():
-        if _is_number(value) and not value >= 0:
+        if _is_number(function, argument, value) and not value >= 0:
             raise ValueError(f"{function}: `{argument}` must not be negative; got {value!r}.")
 
 
 def check_positive(function: str, **arguments: Any) -> None:
     """Raises `ValueError` for a Python number that is not above zero; None, arrays and schedules pass."""
     for argument, value in arguments.items():
-        if _is_number(value) and not value > 0:
+        if _is_number(function, argument, value) and not value > 0:
             raise ValueError(f"{function}: `{argument}` must be above zero; got {value!r}.")
 
 
@@ -52,5 +54,17 @@ def check_transformation(function: str, argument: str, value: Any) -> None:
         )
 
 
-def _is_number(value: Any) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool)
+def check_learning_rate(function: str, learning_rate: Any) -> None:
+    """Raises unless the learning rate is a number that is not negative, an array or a schedule."""
+    if learning_rate is None:
+        raise ValueError(f"{function}: `learning_rate` must be a number or a schedule; got None.")
+    check_non_negative(function, learning_rate=learning_rate)
+
+
+def _is_number(function: str, argument: str, value: Any) -> bool:
+    """Whether a coefficient is a Python number, and so can be judged; what can never be one is refused."""
+    if isinstance(value, (int, float)) and not isinstance(value, bool):
+        return True
+    if value is None or callable(value) or np.ndim(value) == 0 and hasattr(value, "dtype"):
+        return False
+    raise TypeError(f"{function}: `{argument}` must be a number or a schedule of the step count; got {value!r}.")

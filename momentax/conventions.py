@@ -9,7 +9,7 @@ With gradient g_t, decay mu, learning rate eta and weights x:
     E  dampened       b_1 = g_1, b_t = mu b_{t-1} + (1-tau) g_t                  heavy_ball(dampening=tau)
     F  averaged       z -= gamma g(x),  x = (1-c) x + c z                        equals B with mu = 1-c, eta = c gamma
 
-Each function takes numbers, arrays or schedules of the step count and returns the same kind. With a schedule
+The conversions take numbers, arrays or schedules of the step count and return the same kind. With a schedule
 the identities hold for the direction of each step, not for whole trajectories: A re-scales all history by the
 current rate, B freezes each gradient's rate.
 """

@@ -64,7 +64,23 @@ def zeros_like(function: str, params: Params, dtype: Any = None, *, real: bool =
     average with decay 0.999 stalls, since its steps are smaller than the spacing of the numbers.
     """
     check_leaves(function, params, real=real)
+    if dtype is not None:
+        _check_slot_dtype(function, dtype, compute_dtype(*jax.tree.leaves(params)))
     return jax.tree.map(lambda p: jnp.zeros_like(p, dtype=dtype or compute_dtype(p)), params)
+
+
+def _check_slot_dtype(function: str, dtype: Any, needed: Any) -> None:
+    if isinstance(dtype, jax.Array):
+        raise TypeError(
+            f"{function}: `mu_dtype` and `nu_dtype` must be dtypes; got an array. optax.inject_hyperparams takes a "
+            "dtype for a schedule: name it there in static_args=('mu_dtype', 'nu_dtype')."
+        )
+    if not jnp.issubdtype(dtype, jnp.inexact) or (
+        jnp.issubdtype(needed, jnp.complexfloating) and not jnp.issubdtype(dtype, jnp.complexfloating)
+    ):
+        raise ValueError(
+            f"{function}: `mu_dtype` and `nu_dtype` must hold what the leaves hold ({needed}); got {dtype}."
+        )
 
 
 def compute_dtype(*leaves: Any) -> Any:
@@ -178,13 +194,21 @@ def mask_leaves(function: str, mask: Mask | None, params: Params) -> list[bool]:
         return [True] * len(paths)
     mask = mask(params) if callable(mask) else mask
     flat = jax.tree_util.tree_leaves_with_path(mask)
+    for path, keep in flat:
+        if not isinstance(keep, (bool, np.bool_)) or (not path and len(paths) > 1):
+            raise TypeError(
+                f"{function}: the mask must hold Python bools, like the parameters or a prefix of them; got {keep!r} "
+                f"{f'at {leaf_path(path)!r}' if path else 'alone'}. Under optax.inject_hyperparams name a mask in "
+                "static_args=('weight_decay_mask',), or it is taken for a schedule."
+            )
     if [leaf_path(path) for path, _ in flat] == paths:
         return [bool(leaf) for _, leaf in flat]
     try:
         full = jax.tree.map(lambda keep, subtree: jax.tree.map(lambda _: bool(keep), subtree), mask, params)
     except ValueError as error:
+        difference = _first_difference("the mask", mask, "the parameters", params)
         raise ValueError(
-            f"{function}: the mask does not match the parameters: {_first_difference(mask, params)}. "
+            f"{function}: the mask does not match the parameters: {difference}. "
             "Give a tree of bools like the parameters, a prefix of it, or a function of the parameters."
         ) from error
     return jax.tree.leaves(full)
@@ -236,7 +260,7 @@ def leaves_like(function: str, updates: Updates, tree: Any) -> list[Any]:
         jnp.shape(a) == jnp.shape(b) for a, b in zip(leaves, jax.tree.leaves(updates), strict=True)
     ):
         return leaves
-    difference = _first_difference(updates, tree)
+    difference = _first_difference("the updates", updates, "the state or the parameters", tree)
     if difference:
         raise ValueError(
             f"{function}: the updates do not match the state or the parameters: {difference}. "
@@ -245,17 +269,20 @@ def leaves_like(function: str, updates: Updates, tree: Any) -> list[Any]:
     return leaves  # the same leaves in other containers: NNX shows Params to init and arrays to update
 
 
-def _first_difference(left: Any, right: Any) -> str:
-    """Says where two trees part, or an empty string where they hold the same paths and shapes."""
-    ours = {leaf_path(path): jnp.shape(leaf) for path, leaf in jax.tree_util.tree_leaves_with_path(left)}
-    theirs = {leaf_path(path): jnp.shape(leaf) for path, leaf in jax.tree_util.tree_leaves_with_path(right)}
-    for path in (*ours, *theirs):
-        if path not in theirs:
-            return f"leaf '{path}' is only in the first"
-        if path not in ours:
-            return f"leaf '{path}' is missing"
-        if ours[path] != theirs[path]:
-            return f"leaf '{path}' has shape {ours[path]} where {theirs[path]} is expected"
+def _first_difference(ours: str, left: Any, theirs: str, right: Any) -> str:
+    """Says where two trees part, or an empty string where they hold the same paths and shapes in the same order."""
+    a = {leaf_path(path): jnp.shape(leaf) for path, leaf in jax.tree_util.tree_leaves_with_path(left)}
+    b = {leaf_path(path): jnp.shape(leaf) for path, leaf in jax.tree_util.tree_leaves_with_path(right)}
+    for path in (*a, *b):
+        if path not in b:
+            return f"leaf '{path}' of {ours} is missing in {theirs}"
+        if path not in a:
+            return f"leaf '{path}' of {theirs} is missing in {ours}"
+        if a[path] != b[path]:
+            return f"leaf '{path}' has shape {a[path]} where {b[path]} is expected"
+    for first, second in zip(a, b, strict=True):
+        if first != second:
+            return f"leaf '{first}' of {ours} stands where {theirs} have '{second}': use the same containers"
     return ""
 
 

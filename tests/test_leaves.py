@@ -1,8 +1,11 @@
 """Errors that name the leaf, and the lifting of leaf functions to trees."""
 
+import collections
+
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 
 import momentax
@@ -73,3 +76,46 @@ def test_missing_params_name_the_transform_and_the_call():
     }.items():
         with pytest.raises(ValueError, match=rf"{name} needs the parameters: call `update\(updates, state, params\)`"):
             tx.update(PARAMS, tx.init(PARAMS))
+
+
+def test_the_same_leaves_in_another_order_are_refused_not_swapped():
+    state = momentax.heavy_ball().init({"a": jnp.ones(2), "b": jnp.zeros(2)})
+    reordered = collections.OrderedDict(b=jnp.zeros(2), a=jnp.ones(2))
+    with pytest.raises(ValueError, match="heavy_ball.*'b' of the updates stands where .* have 'a'"):
+        momentax.heavy_ball().update(reordered, state)
+
+
+def test_what_inject_hyperparams_takes_for_a_schedule_is_refused_with_the_remedy():
+    make = optax.inject_hyperparams(momentax.adamp)
+    masked = make(1.0, weight_decay=0.5, weight_decay_mask=momentax.routing.no_decay_on_vectors)
+    with pytest.raises(TypeError, match="mask must hold Python bools.*static_args"):
+        masked.update(PARAMS, masked.init(PARAMS), PARAMS)
+    with pytest.raises(TypeError, match="mu_dtype.*static_args"):
+        make(1.0, mu_dtype=jnp.bfloat16).init(PARAMS)
+    static = optax.inject_hyperparams(momentax.adamp, static_args=("weight_decay_mask", "mu_dtype"))
+    tx = static(1.0, weight_decay=0.5, weight_decay_mask=momentax.routing.no_decay_on_vectors, mu_dtype=jnp.bfloat16)
+    plain = momentax.adamp(
+        1.0, weight_decay=0.5, weight_decay_mask=momentax.routing.no_decay_on_vectors, mu_dtype=jnp.bfloat16
+    )
+    ours, theirs = (t.update(PARAMS, t.init(PARAMS), PARAMS)[0] for t in (tx, plain))
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5), ours, theirs)
+
+
+@pytest.mark.parametrize("wrong", [(0.9, 0.999), "0.9", None])
+def test_coefficients_that_are_no_numbers_are_refused(wrong):
+    with pytest.raises((TypeError, ValueError), match="adamp: `learning_rate` must be a number"):
+        momentax.adamp(wrong)
+
+
+def test_slots_must_hold_what_the_leaves_hold():
+    with pytest.raises(ValueError, match="heavy_ball: `mu_dtype`"):
+        momentax.heavy_ball(mu_dtype=jnp.int8).init(PARAMS)
+    with pytest.raises(ValueError, match="heavy_ball: `mu_dtype`"):
+        momentax.heavy_ball(mu_dtype=jnp.float32).init({"phase": jnp.zeros(2, jnp.complex64)})
+
+
+def test_empty_leaves_and_python_numbers_pass():
+    params = {"empty": {"kernel": jnp.ones((0, 4))}, "number": 1.0}
+    for tx in (momentax.adamp(0.1), momentax.sgdp(0.1), momentax.am_adamw(0.1), momentax.adan(0.1)):
+        updates, _ = tx.update(params, tx.init(params), params)
+        assert updates["empty"]["kernel"].shape == (0, 4) and jnp.isfinite(updates["number"])

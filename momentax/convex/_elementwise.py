@@ -135,8 +135,8 @@ def relativistic(e: float) -> ConvexFunction:
     checks.check_positive("relativistic", e=e)
     return _boxed(
         f"relativistic({e})",
-        value=lambda x: jnp.sqrt(x * x + e * e),
-        subgradient=lambda x: x / jnp.sqrt(x * x + e * e),
+        value=lambda x: jnp.hypot(x, jnp.full_like(x, e)),  # does not overflow, where the root of the squares does
+        subgradient=lambda x: x / jnp.hypot(x, jnp.full_like(x, e)),
         conjugate=lambda y: -e * jnp.sqrt(jnp.maximum(1 - y * y, 0)),
     )
 

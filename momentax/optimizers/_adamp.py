@@ -15,6 +15,7 @@ from typing import Any
 
 import optax
 
+from momentax import checks
 from momentax.routing import Routing
 from momentax.transforms import scale_by_adam
 from momentax.typing import Mask, ScalarOrSchedule
@@ -62,6 +63,7 @@ def adamp(
       >>> params = {"dense": {"kernel": jnp.ones((2, 3)), "bias": jnp.zeros(3)}}
       >>> updates, state = tx.update(params, tx.init(params), params)
     """
+    checks.check_learning_rate("adamp", learning_rate)
     direction = scale_by_adam(b1, b2, eps, nesterov=nesterov, mu_dtype=mu_dtype, nu_dtype=nu_dtype)
     return optax.chain(
         project_radial(

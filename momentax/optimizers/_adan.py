@@ -67,6 +67,7 @@ def adan(
       >>> params = {"dense": {"kernel": jnp.ones((2, 3)), "bias": jnp.zeros(3)}}
       >>> updates, state = tx.update(params, tx.init(params), params)
     """
+    checks.check_learning_rate("adan", learning_rate)
     checks.check_choice("adan", "decay", decay, ("proximal", "decoupled"))
     direction = scale_by_adan(
         b1,

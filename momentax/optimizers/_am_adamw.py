@@ -14,6 +14,7 @@ from typing import Any
 
 import optax
 
+from momentax import checks
 from momentax.routing import Routing
 from momentax.transforms import adapt_memory
 from momentax.typing import Mask, ScalarOrSchedule
@@ -62,6 +63,7 @@ def am_adamw(
       >>> params = {"dense": {"kernel": jnp.ones((2, 3)), "bias": jnp.zeros(3)}}
       >>> updates, state = tx.update(params, tx.init(params), params)
     """
+    checks.check_learning_rate("am_adamw", learning_rate)
     return adapt_memory(
         learning_rate,
         b1_max=b1_max,

@@ -7,6 +7,9 @@
 Contract: optimizer (chain of transforms; with offset="value" the learning rate moves into the terminal (2)).
 Source: Topollai & Choromanska, Adaptive Memory Momentum via a Model-Based Framework for Deep Learning Optimization,
 AISTATS 2026, arXiv 2510.04988 (AM-MSGD). No official code; a third-party implementation, which this chain reproduces.
+Departure: none from the implementation, which takes eta_{t-1} / eta_t = 1 in the coefficient under a schedule;
+`adapt_memory(learning_rate)` has the ratio. With offset="value" and weight decay, `value` must contain lam |w|^2 / 2,
+since the gradient does.
 d is an average: a rate tuned for heavy ball with b1 = 0.9 corresponds to one ten times as large here.
 One non-finite gradient poisons d for good, unless skip_non_finite=True.
 """
@@ -15,6 +18,7 @@ from typing import Any
 
 import optax
 
+from momentax import checks
 from momentax.decays import decoupled
 from momentax.routing import Routing
 from momentax.transforms import adapt_memory
@@ -58,6 +62,7 @@ def am_sgd(
       >>> params = {"dense": {"kernel": jnp.ones((2, 3)), "bias": jnp.zeros(3)}}
       >>> updates, state = tx.update(params, tx.init(params), params)
     """
+    checks.check_learning_rate("am_sgd", learning_rate)
     terminal = offset == "value"
     momentum = adapt_memory(
         learning_rate if terminal else None,

@@ -60,6 +60,7 @@ def lion_k(
       >>> params = {"dense": {"kernel": jnp.ones((2, 3)), "bias": jnp.zeros(3)}}
       >>> updates, state = tx.update(params, tx.init(params), params)
     """
+    checks.check_learning_rate("lion_k", learning_rate)
     checks.check_choice("lion_k", "decay", decay, ("decoupled", "proximal"))
     direction = scale_by_lion_k(convex, b1, b2, mu_dtype=mu_dtype)
     if weight_decay is None:

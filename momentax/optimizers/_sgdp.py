@@ -65,6 +65,7 @@ def sgdp(
       >>> params = {"dense": {"kernel": jnp.ones((2, 3)), "bias": jnp.zeros(3)}}
       >>> updates, state = tx.update(params, tx.init(params), params)
     """
+    checks.check_learning_rate("sgdp", learning_rate)
     checks.check_choice("sgdp", "variant", variant, ("paper", "official"))
     direction = heavy_ball(b1, dampening, nesterov, dampen_first=True, mu_dtype=mu_dtype)
     if weight_decay is not None:

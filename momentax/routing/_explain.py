@@ -3,6 +3,8 @@
 import dataclasses
 from typing import Any
 
+import jax.numpy as jnp
+
 from momentax.routing._resolve import Routing, advice, assigned
 
 
@@ -52,7 +54,7 @@ def explain(params: Any, routing: Routing | None = None) -> Explanation:
     """
     rows = []
     for path, leaf, rule in assigned(params, routing):
-        shape = tuple(leaf.shape)
+        shape = jnp.shape(leaf)
         if isinstance(rule, str):
             rows.append((path, shape, "refused", "", advice(path, rule)))
             continue

@@ -67,6 +67,8 @@ def _rule(keys: list[str], shape: tuple[int, ...], shapes: Shapes) -> Rule | str
         bias = shapes.get("/".join([*keys[:-1], "bias"]))
         if re.search(r"(?i)convtranspose", module):
             return _transposed_convolution(shape, bias)
+        if _CONVOLUTION.search(module) and rank > 4 and bias is None:
+            return "a three-dimensional convolution and a stack of two-dimensional ones look the same"
         if _CONVOLUTION.search(module) and not _stacked_like(shape, bias):
             return _split(shape, 1, "convolution: the last axis is the output")
         if rank > 2 and bias is not None:

@@ -5,6 +5,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 
 from momentax.leaves import leaf_path
 from momentax.routing._flax import flax
@@ -36,7 +37,9 @@ def resolve(function: str, params: Any, routing: Routing | None = None) -> list[
     rules = []
     for path, leaf, rule in assigned(params, routing):
         if isinstance(rule, str):
-            raise ValueError(f"{function}: the axes of leaf '{path}' {leaf.shape} cannot be told: {advice(path, rule)}")
+            raise ValueError(
+                f"{function}: the axes of leaf '{path}' {jnp.shape(leaf)} cannot be told: {advice(path, rule)}"
+            )
         rules.append(rule)
     return rules
 
@@ -45,25 +48,32 @@ def advice(path: str, why: str) -> str:
     """Why a leaf is refused and how to state its rule."""
     return (
         f"{why}. State it, for example routing={{'{path}': momentax.routing.matrix(in_axes=(0,), out_axes=(1, 2))}}, "
-        "with batch_axes= for stacked layers; routing.flax(stacked='blocks') states it for a whole scanned stack."
+        "with batch_axes= for stacked layers; routing.flax(stacked='blocks') states it for a whole scanned stack. "
+        "Inside optax.masked or optax.partition only the leaves shown there are seen, without the biases beside them."
     )
 
 
 def assigned(params: Any, routing: Routing | None) -> list[tuple[str, Any, Rule | str]]:
     """(path, leaf, rule or why there is none) for each leaf of a tree of arrays or shapes."""
+    if isinstance(routing, Mapping):
+        for pattern, rule in routing.items():
+            if not isinstance(rule, Rule):
+                raise TypeError(f"routing: the rule of '{pattern}' must be a momentax.routing.Rule; got {rule!r}.")
     flat = [(leaf_path(path), leaf) for path, leaf in jax.tree_util.tree_leaves_with_path(params)]
-    shapes = {path: tuple(leaf.shape) for path, leaf in flat}
+    shapes = {path: jnp.shape(leaf) for path, leaf in flat}
     return [(path, leaf, _normalise(path, leaf, _assign(path, leaf, shapes, routing))) for path, leaf in flat]
 
 
 def _assign(path: str, leaf: Any, shapes: Shapes, routing: Routing | None) -> Rule | str:
     rule: Rule | None = None
     if isinstance(routing, Rule):
-        rule = routing if len(leaf.shape) > 1 else None
+        rule = routing if len(shapes[path]) > 1 else None
     elif isinstance(routing, Mapping):
         rule = next((rule for pattern, rule in routing.items() if fnmatch.fnmatchcase(path, pattern)), None)
     elif isinstance(routing, RuleSet):
         return routing.rule(path, shapes[path], shapes)
+    elif routing is flax:
+        raise TypeError("routing: momentax.routing.flax is a function that makes a rule set: write routing.flax().")
     elif callable(routing):
         rule = routing(path, leaf)
     elif routing is not None:
@@ -79,14 +89,14 @@ def _normalise(path: str, leaf: Any, rule: Rule | str) -> Rule | str:
     """The rule with axes counted from the front, checked to partition the leaf."""
     if isinstance(rule, str):
         return rule
-    rank = len(leaf.shape)
+    rank = jnp.ndim(leaf)
     fields = {name: getattr(rule, name) for name in ("in_axes", "out_axes", "batch_axes")}
     fields = {name: tuple(axis + rank if axis < 0 else axis for axis in axes) for name, axes in fields.items()}
     used = [axis for axes in fields.values() for axis in axes]
     complete = rule.kind == "vector" or sorted(used) == list(range(rank))
     if not complete or len(set(used)) < len(used) or any(not 0 <= axis < rank for axis in used):
         raise ValueError(
-            f"routing: the axes of leaf '{path}' of shape {tuple(leaf.shape)} are not partitioned by in_axes="
+            f"routing: the axes of leaf '{path}' of shape {jnp.shape(leaf)} are not partitioned by in_axes="
             f"{rule.in_axes}, out_axes={rule.out_axes}, batch_axes={rule.batch_axes}: name every axis once."
         )
     return Rule(rule.kind, **fields, reason=rule.reason)

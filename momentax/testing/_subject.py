@@ -52,7 +52,8 @@ def gradients(dtype=jnp.float32, *, names=SOME, seed: int = 1):
     """One gradient tree a step, of varying size.
 
     Those of `mlp/up/kernel` are nearly orthogonal to each output column of the weight, as when a
-    normalisation follows: methods that look for scale-invariant weights find one.
+    normalisation follows: methods that look for scale-invariant weights find one. That of the scalar has the sign of
+    its weight in every other step, so that methods which compare signs meet both cases.
     """
     trees = []
     for step, size in zip(range(STEPS), itertools.cycle((1.0, 2.0, 0.5)), strict=False):
@@ -62,6 +63,7 @@ def gradients(dtype=jnp.float32, *, names=SOME, seed: int = 1):
         tangent = g - along * w
         radial = 0.03 / np.sqrt(w.shape[0]) * np.linalg.norm(tangent, axis=0) / np.linalg.norm(w, axis=0)
         tree["mlp"]["up"]["kernel"] = tangent + radial * w
+        tree["temperature"] = np.copysign(tree["temperature"], (-1) ** step * _normal(0)["temperature"])
         trees.append(_cast(tree, names, dtype))
     return trees
 

@@ -105,7 +105,8 @@ def adapt_memory(
       weight_decay_mask: which leaves decay: a tree of bools, a prefix, or a function of the parameters; None all.
       mu_dtype: dtype of d; None means the leaf's own, float32 for bfloat16 and float16 leaves.
       nu_dtype: dtype of v; None likewise.
-      skip_non_finite: leave the state as it is and emit zeros where any gradient is not finite.
+      skip_non_finite: leave the state as it is and emit zeros where any gradient, or the loss given as `value`, is not
+        finite.
       routing: states batch axes of stacked leaves for scope="leaf"; None takes every leaf as one.
 
     Raises:
@@ -209,12 +210,15 @@ def adapt_memory(
             mu=mu,
             nu=nu,
             nu_weight=nu_weight,
-            beta_product=leaves.pack([B * beta for B, beta in zip(products, betas, strict=True)]) if diagonal else None,
+            beta_product=leaves.pack([B * beta.astype(B.dtype) for B, beta in zip(products, betas, strict=True)])
+            if diagonal
+            else None,
             learning_rate_tm1=None if learning_rate is None else jnp.asarray(eta, leaves.float_dtype()),
             value_tm1=jnp.asarray(value, leaves.float_dtype()) if offset == "value" else None,
         )
         if skip_non_finite:
-            finite = jnp.isfinite(leaves.total([jnp.sum(x) for triple in sums for x in triple]))
+            bad = leaves.each("adapt_memory", lambda g: jnp.sum(~jnp.isfinite(g)), updates)
+            finite = (leaves.total(bad) == 0) & jnp.isfinite(0.0 if value is None else value)
             new_updates = jax.tree.map(lambda u: jnp.where(finite, u, jnp.zeros_like(u)), new_updates)
             new_state = jax.tree.map(lambda new, old: jnp.where(finite, new, old), new_state, state)
         return new_updates, new_state
@@ -281,6 +285,6 @@ def _batch_axes(tree, scope, routing):
 def _shapes(tree, stacks):
     """The shape of each leaf's coefficients, one for each matrix, as they multiply the leaf."""
     return [
-        tuple(size if axis in stack else 1 for axis, size in enumerate(leaf.shape)) if stack else ()
+        tuple(size if axis in stack else 1 for axis, size in enumerate(jnp.shape(leaf))) if stack else ()
         for leaf, stack in zip(jax.tree.leaves(tree), stacks, strict=True)
     ]

@@ -103,7 +103,8 @@ def scale_by_adan(
     checks.check_non_negative("scale_by_adan", eps=eps)
     if restart_every is not None and not (isinstance(restart_every, int) and restart_every >= 1):
         raise ValueError(
-            f"scale_by_adan: `restart_every` must be a number of steps, 1 or more, or None; got {restart_every!r}."
+            f"scale_by_adan: `restart_every` must be a number of steps, 1 or more, or None; got "
+            f"{restart_every!r}. Under optax.inject_hyperparams name it in static_args=('restart_every',)."
         )
 
     def init(params):

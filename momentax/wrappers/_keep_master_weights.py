@@ -10,8 +10,9 @@ master and meet `inner` as they are.
 
 Contract: wrapper, around a complete optimizer (learning rate included); ends the chain.
 Source: Micikevicius et al., Mixed Precision Training, ICLR 2018, arXiv 1710.03740, section 3.1.
-u has the dtype of W. The difference (4) is exact in it while a weight keeps its sign and stays within a factor of two;
-across a larger jump W lands within one rounding of the jump, and the next step corrects it.
+u has the dtype of the gradient. In that of W the difference (4) is exact while a weight keeps its sign and stays within
+a factor of two; across a larger jump W lands within one rounding of the jump, and the next step corrects it.
+A non-finite step poisons the master for good; guard the inner optimizer with `optax.apply_if_finite`.
 """
 
 from typing import Any, NamedTuple
@@ -65,7 +66,8 @@ def keep_master_weights(inner: Transformation, dtype: Any = jnp.float32) -> opta
     inner = optax.with_extra_args_support(inner)
 
     def narrow(leaf):
-        return np.promote_types(leaf.dtype, np.dtype(dtype)) != leaf.dtype
+        own = np.dtype(jnp.result_type(leaf))
+        return np.promote_types(own, np.dtype(dtype)) != own
 
     def widen(tree):
         return jax.tree.map(lambda leaf: leaf.astype(dtype) if narrow(leaf) else leaf, tree)
@@ -83,8 +85,8 @@ def keep_master_weights(inner: Transformation, dtype: Any = jnp.float32) -> opta
         steps, inner_state = inner.update(widen(updates), state.inner, wide, **extra_args)  # (2)
         moved = jax.tree.leaves(optax.apply_updates(wide, steps))  # (3)
         new_updates = [
-            m.astype(p.dtype) - p if narrow(p) else u  # (4)
-            for p, m, u in zip(flat, moved, jax.tree.leaves(steps), strict=True)
+            (m.astype(p.dtype) - p if narrow(p) else u).astype(jnp.result_type(g))  # (4)
+            for p, m, u, g in zip(flat, moved, jax.tree.leaves(steps), jax.tree.leaves(updates), strict=True)
         ]
         new_master = jax.tree.unflatten(
             jax.tree.structure(state.master), [m for p, m in zip(flat, moved, strict=True) if narrow(p)]

@@ -29,6 +29,7 @@ import optax
 
 from momentax import checks, leaves
 from momentax.routing import Routing, Rule, resolve
+from momentax.transforms import HeavyBallState
 from momentax.typing import Count, Mask, ScalarOrSchedule, Transformation
 
 
@@ -67,13 +68,14 @@ def project_radial(
       weight_decay_mask: which leaves decay: a tree of bools, a prefix, or a function of the parameters; None all.
       eps: floor of the norms, in units of the gradient and of the weight; number or schedule. 1e-8 as in the code.
       views: which views are tried, in order: "channel", "layer" or both.
-      project_buffer: also store the projected direction as the momentum `mu` of `inner`, as SGDP's code does.
+      project_buffer: also store the projected direction as the buffer of `inner`, as SGDP's code does; `inner` must
+        be `momentax.heavy_ball(...)` without nesterov, whose direction is its buffer.
       routing: states output and batch axes; None for the conventions of Flax.
 
     Raises:
       ValueError: a bad choice, missing `params`, a leaf whose output axes cannot be told, or gradients that do not
         match.
-      TypeError: `inner` is no transformation, project_buffer=True and its state has no field `mu`, or a leaf is
+      TypeError: `inner` is no transformation, project_buffer=True and it is no heavy ball, or a leaf is
         not floating, or complex.
 
     Example:
@@ -90,7 +92,6 @@ def project_radial(
     if not views:
         raise ValueError("project_radial: `views` must name 'channel', 'layer' or both; got none.")
     checks.check_non_negative("project_radial", delta=delta, wd_ratio=wd_ratio, weight_decay=weight_decay, eps=eps)
-    inner_given = inner is not None
     inner = optax.identity() if inner is None else inner
     checks.check_transformation("project_radial", "inner", inner)
     inner = optax.with_extra_args_support(inner)
@@ -99,10 +100,10 @@ def project_radial(
         leaves.check_leaves("project_radial", params)
         resolve("project_radial", params, routing)
         state = inner.init(params)
-        if project_buffer and not (inner_given and "mu" in getattr(state, "_fields", ())):
+        if project_buffer and not isinstance(state, HeavyBallState):
             raise TypeError(
-                "project_radial: project_buffer=True replaces the momentum `mu` of `inner`, whose state has none; "
-                "pass inner=momentax.heavy_ball(...) itself, not a chain around it."
+                "project_radial: project_buffer=True stores the projected direction as the buffer of heavy ball; pass "
+                f"inner=momentax.heavy_ball(...) itself, without nesterov; its state is {type(state).__name__}."
             )
         return ProjectRadialState(jnp.zeros([], jnp.int32), state)
 
@@ -149,7 +150,7 @@ def _radial(u, g, w, delta, eps, rule: Rule, views: tuple[str, ...]) -> tuple[An
     """The coefficient of w that (3) takes off u, and whether a view passed: one of each for a matrix or its rows."""
     coefficient: Any = 0.0
     passed: Any = False
-    if rule.kind == "vector":
+    if rule.kind == "vector" or not w.size:
         return coefficient, passed  # (4)
     channels, stack = rule.channel_axes, rule.batch_axes
     rows = [leaves.sum_over(x, (*stack, *channels)) for x in (g * w, g * g, w * w, u * w)]

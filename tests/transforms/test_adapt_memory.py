@@ -242,3 +242,12 @@ def test_skipping_a_non_finite_step_is_as_if_it_never_came(factory):
 def test_bad_choices_fail_in_the_factory(arguments, sentence):
     with pytest.raises(ValueError, match=f"adapt_memory.*{sentence}"):
         momentax.adapt_memory(**arguments)
+
+
+def test_a_non_finite_loss_is_skipped_too():
+    tx = momentax.am_sgd(0.1, offset="value", skip_non_finite=True)
+    g, params = jnp.array([1.0, 2.0]), jnp.ones(2)
+    state = tx.init(params)
+    for value, moves in ((1.0, True), (jnp.nan, False), (0.9, True), (0.8, True)):
+        updates, state = tx.update(g, state, params, value=value)
+        assert jnp.isfinite(updates).all() and bool(jnp.any(updates)) == moves
