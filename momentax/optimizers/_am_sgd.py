@@ -7,8 +7,8 @@
 Contract: optimizer (chain of transforms; with offset="value" the learning rate moves into the terminal (2)).
 Source: Topollai & Choromanska, Adaptive Memory Momentum via a Model-Based Framework for Deep Learning Optimization,
 AISTATS 2026, arXiv 2510.04988 (AM-MSGD). No official code; a third-party implementation, which this chain reproduces.
-Departure: none from the implementation, which takes eta_{t-1} / eta_t = 1 in the coefficient under a schedule;
-`adapt_memory(learning_rate)` has the ratio. With offset="value" and weight decay, `value` must contain lam |w|^2 / 2,
+Under a schedule the coefficient takes eta_{t-1} / eta_t = 1, as that implementation does; `adapt_memory(learning_rate)`
+has the ratio. With offset="value" and weight decay, `value` must contain lam |w|^2 / 2,
 since the gradient does.
 d is an average: a rate tuned for heavy ball with b1 = 0.9 corresponds to one ten times as large here.
 One non-finite gradient poisons d for good, unless skip_non_finite=True.

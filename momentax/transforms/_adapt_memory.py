@@ -128,7 +128,9 @@ def adapt_memory(
     checks.check_choice("adapt_memory", "scope", scope, ("global", "leaf"))
     checks.check_choice("adapt_memory", "offset", offset, ("first_order", "value", "zero"))
     checks.check_interval("adapt_memory", b1_max=b1_max)
-    checks.check_fraction("adapt_memory", b2=b2, **({"b1_max": b1_max} if metric == "diagonal" else {}))
+    checks.check_fraction("adapt_memory", b2=b2)
+    if metric == "diagonal":
+        checks.check_fraction("adapt_memory", b1_max=b1_max)
     checks.check_non_negative(
         "adapt_memory", learning_rate=learning_rate, eps=eps, proximity=proximity, weight_decay=weight_decay
     )

@@ -56,17 +56,17 @@ MASKS = {
 
 @pytest.mark.parametrize("mask", MASKS, ids=str)
 @pytest.mark.parametrize(
-    "decay",
-    [lambda mask: decays.decoupled(0.5, mask), lambda mask: decays.proximal(0.0, 0.5, mask)],
+    ("decay", "factor"),
+    [(lambda mask: decays.decoupled(0.5, mask), 0.5), (lambda mask: decays.proximal(1.0, 1.0, mask), -0.5)],
     ids=["decoupled", "proximal"],
 )
-def test_masks(mask, decay):
+def test_masks(mask, decay, factor):
     w = params()
     zero = jax.tree.map(jnp.zeros_like, w)
-    moved = step(decays.decoupled(0.5, MASKS[mask]), zero, w)
+    moved = step(decay(MASKS[mask]), zero, w)
     expected = {"function": (1, 0), "tree": (1, 0), "none": (1, 1), "prefix": (0, 0)}[mask]
-    np.testing.assert_array_equal(moved["dense"]["kernel"], 0.5 * w["dense"]["kernel"] * expected[0])
-    np.testing.assert_array_equal(moved["dense"]["bias"], 0.5 * w["dense"]["bias"] * expected[1])
+    np.testing.assert_array_equal(moved["dense"]["kernel"], factor * w["dense"]["kernel"] * expected[0])
+    np.testing.assert_array_equal(moved["dense"]["bias"], factor * w["dense"]["bias"] * expected[1])
 
 
 def test_a_mask_that_does_not_match_is_refused():

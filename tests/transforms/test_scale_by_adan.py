@@ -46,7 +46,10 @@ def test_a_constant_gradient_gives_its_sign():
 
 
 def test_nesterov_equivalence():
-    """Look-ahead descent and the rewriting with gradient differences (the paper's lemma) visit the same points."""
+    """Look-ahead descent and the rewriting with gradient differences (the paper's lemma) visit the same points, and
+    the rewritten momentum is that of `heavy_ball(nesterov=True)`."""
+    tx = momentax.heavy_ball(0.9, nesterov=True)
+    state = tx.init(jnp.ones(5))
     hessian = jnp.diag(jnp.array([1.0, 4.0, 0.2, 2.0, 0.5]))
     eta, b = 0.05, 0.9
     theta, m = jnp.ones(5), jnp.zeros(5)
@@ -58,6 +61,8 @@ def test_nesterov_equivalence():
         theta = theta - eta * m
         g = hessian @ x
         M = b * M + g + b * (g - g_tm1)
+        u, state = tx.update(g, state)
+        np.testing.assert_allclose(u, M, rtol=1e-10)
         x, g_tm1 = x - eta * M, g
 
 
