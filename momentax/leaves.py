@@ -6,8 +6,6 @@ A leaf function therefore contains no cast, no tree and no path.
 """
 
 import functools
-import itertools
-import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -214,37 +212,6 @@ def mask_leaves(function: str, mask: Mask | None, params: Params) -> list[bool]:
     return jax.tree.leaves(full)
 
 
-def sum_over(x: jax.Array, kept: tuple[int, ...] = ()) -> jax.Array:
-    """The sum of all entries: a scalar, or with axes `kept` one for each of their entries, shaped to multiply x."""
-    if not kept:
-        return jnp.sum(x)
-    return jnp.sum(x, axis=tuple(axis for axis in range(x.ndim) if axis not in kept), keepdims=True)
-
-
-def total(scalars: Sequence[jax.Array]) -> jax.Array:
-    """The sum of one scalar a leaf, whatever their dtypes."""
-    return sum((scalar.astype(float_dtype()) for scalar in scalars), jnp.zeros([], float_dtype()))
-
-
-def pack(parts: Sequence[jax.Array]) -> jax.Array:
-    """Small arrays, some for each leaf, as the one vector in which a state keeps them."""
-    return jnp.concatenate([_replicate(jnp.ravel(part)) for part in parts])
-
-
-def unpack(vector: jax.Array, shapes: Sequence[tuple[int, ...]]) -> list[jax.Array]:
-    """The arrays that `pack` was given, by their shapes."""
-    ends = list(itertools.accumulate(map(math.prod, shapes)))
-    return [vector[end - math.prod(shape) : end].reshape(shape) for shape, end in zip(shapes, ends, strict=True)]
-
-
-def _replicate(x: jax.Array) -> jax.Array:
-    """The same array whole on every device, where a mesh with explicit axes would refuse to mix placements."""
-    mesh = jax.typeof(x).sharding.mesh
-    if jax.sharding.AxisType.Explicit not in mesh.axis_types:
-        return x
-    return jax.reshard(x, jax.sharding.PartitionSpec())
-
-
 def next_count(count: jax.Array) -> jax.Array:
     """`count + 1`, held at the largest integer instead of wrapping around."""
     return jnp.asarray(optax.safe_increment(count))
@@ -284,13 +251,3 @@ def _first_difference(ours: str, left: Any, theirs: str, right: Any) -> str:
         if first != second:
             return f"leaf '{first}' of {ours} stands where {theirs} have '{second}': use the same containers"
     return ""
-
-
-def average(mean: jax.Array, value: Any, decay: Any) -> jax.Array:
-    """One step of an exponential moving average of scalars kept in a state."""
-    return (decay * mean + (1 - decay) * value).astype(mean.dtype)
-
-
-def nonzero(weight: jax.Array) -> jax.Array:
-    """A divisor that is never zero: a scheduled decay of exactly 1 leaves an average without any weight."""
-    return jnp.where(weight == 0, jnp.ones_like(weight), weight)

@@ -20,14 +20,18 @@ MAX_LINES = 300
 MAX_IMPORT_SECONDS = 0.3  # beyond importing optax
 
 # What each part may import of ours. Arrows never turn back.
-TOOLS = {"typing", "checks", "leaves", "conventions", "convex", "routing"}
+TOOLS = {"typing", "checks", "leaves", "scalars", "clocks", "conventions", "linalg", "sharding", "convex", "routing"}
 MAY_IMPORT = {
     "typing": set(),
     "checks": set(),
+    "linalg": {"typing"},
+    "sharding": {"typing"},
     "leaves": {"typing"},
+    "clocks": {"typing", "checks"},
     "conventions": {"typing"},
-    "convex": {"typing", "checks"},
     "routing": {"typing", "checks", "leaves"},
+    "scalars": {"typing", "leaves", "routing"},
+    "convex": {"typing", "checks", "leaves", "routing", "linalg", "sharding"},
     "transforms": TOOLS,
     "decays": TOOLS,
     "wrappers": TOOLS | {"transforms", "decays"},

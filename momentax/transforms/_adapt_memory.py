@@ -35,15 +35,14 @@ A zero gradient flushes the memory in about one step; a spike meets beta = b1_ma
 """
 
 import functools
-import math
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import optax
 
-from momentax import checks, leaves
-from momentax.routing import Routing, resolve
+from momentax import checks, leaves, scalars
+from momentax.routing import Routing
 from momentax.transforms._two_plane_coefficient import coefficient, plane_sums
 from momentax.typing import Count, Mask, ScalarOrSchedule
 
@@ -145,14 +144,15 @@ def adapt_memory(
     decays = weight_decay is not None
 
     def init(params):
-        shapes = [()] if scope == "global" else _shapes(params, _batch_axes(params, scope, routing))
-        size = max(1, sum(map(math.prod, shapes)))  # optax.tree_map_params shows a tree without leaves
+        shapes = (
+            [()] if scope == "global" else scalars.shapes(params, scalars.batch_axes("adapt_memory", params, routing))
+        )
         return AdaptMemoryState(
             count=jnp.zeros([], jnp.int32),
             mu=leaves.zeros_like("adapt_memory", params, mu_dtype),
             nu=leaves.zeros_like("adapt_memory", params, nu_dtype) if diagonal else None,
             nu_weight=jnp.zeros([]) if diagonal else None,
-            beta_product=jnp.ones([size]) if diagonal else None,
+            beta_product=jnp.ones([scalars.vector_size(shapes)]) if diagonal else None,
             learning_rate_tm1=None if learning_rate is None else jnp.zeros([]),
             value_tm1=jnp.zeros([]) if offset == "value" else None,
         )
@@ -168,7 +168,7 @@ def adapt_memory(
             return updates, state
         at = functools.partial(leaves.value_at, count=state.count)
         eta = at(learning_rate)
-        nu_weight = leaves.average(state.nu_weight, 1.0, at(b2)) if diagonal else None
+        nu_weight = scalars.average(state.nu_weight, 1.0, at(b2)) if diagonal else None
         c = _Scalars(
             first=state.count == 0,
             b1_max=at(b1_max),
@@ -178,19 +178,19 @@ def adapt_memory(
             eta=eta,
             mu=at(weight_decay),
             step_size=1.0 if eta is None else -eta,
-            nu_weight=None if nu_weight is None else leaves.nonzero(nu_weight),
+            nu_weight=None if nu_weight is None else scalars.nonzero(nu_weight),
         )
         leaves.leaves_like("adapt_memory", updates, state.mu)
-        stacks = _batch_axes(updates, scope, routing)
+        stacks = scalars.batch_axes("adapt_memory", updates, routing if scope == "leaf" else None)
         spread = (lambda one_each: one_each) if scope == "leaf" else (lambda one: one * len(stacks))
         masks = leaves.mask_leaves("adapt_memory", weight_decay_mask, params) if decays else [False] * len(stacks)
-        shapes = _shapes(updates, stacks) if scope == "leaf" else [()]
-        products: list[Any] = leaves.unpack(state.beta_product, shapes) if diagonal else [None] * len(shapes)
+        shapes = scalars.shapes(updates, stacks) if scope == "leaf" else [()]
+        products: list[Any] = scalars.unpack(state.beta_product, shapes) if diagonal else [None] * len(shapes)
 
         trees = [state.mu, state.nu, params]
         sums = leaves.each("adapt_memory", _sums, updates, trees, [c], [spread(products), masks, stacks])
         if scope == "global":
-            sums = [tuple(leaves.total(column) for column in zip(*sums, strict=True))]
+            sums = [tuple(scalars.total(column) for column in zip(*sums, strict=True))]
         betas = []
         for pull, numerator, denominator in sums:
             height = _height(offset, pull, eta, state, value)  # (4)
@@ -212,7 +212,7 @@ def adapt_memory(
             mu=mu,
             nu=nu,
             nu_weight=nu_weight,
-            beta_product=leaves.pack([B * beta.astype(B.dtype) for B, beta in zip(products, betas, strict=True)])
+            beta_product=scalars.pack([B * beta.astype(B.dtype) for B, beta in zip(products, betas, strict=True)])
             if diagonal
             else None,
             learning_rate_tm1=None if learning_rate is None else jnp.asarray(eta, leaves.float_dtype()),
@@ -220,7 +220,7 @@ def adapt_memory(
         )
         if skip_non_finite:
             bad = leaves.each("adapt_memory", lambda g: jnp.sum(~jnp.isfinite(g)), updates)
-            finite = (leaves.total(bad) == 0) & jnp.isfinite(0.0 if value is None else value)
+            finite = (scalars.total(bad) == 0) & jnp.isfinite(0.0 if value is None else value)
             new_updates = jax.tree.map(lambda u: jnp.where(finite, u, jnp.zeros_like(u)), new_updates)
             new_state = jax.tree.map(lambda new, old: jnp.where(finite, new, old), new_state, state)
         return new_updates, new_state
@@ -246,7 +246,7 @@ def _sums(g, d, v, x, c, B, decays, stack):
     """The share of one leaf in s, N and D, for each matrix of a stack."""
     P, _ = _metric(g, v, c, B)
     mu_x = c.mu * x if decays else 0.0
-    pull = leaves.sum_over(g * (d / P + mu_x), stack)  # (4)
+    pull = scalars.sum_over(g * (d / P + mu_x), stack)  # (4)
     return pull, *plane_sums(g, d, P, mu_x, c.lam, c.mu * c.eta if decays else 0.0, stack)
 
 
@@ -275,18 +275,3 @@ def _height(offset, pull, eta, state, value):
     safe_eta = jnp.where(eta == 0, 1.0, eta)
     rise = state.value_tm1 - value if offset == "value" else state.learning_rate_tm1 * pull
     return jnp.where(eta == 0, 0.0, rise / safe_eta)
-
-
-def _batch_axes(tree, scope, routing):
-    """For each leaf the axes along which its matrices are stacked: none unless `routing` states them."""
-    if scope == "global" or routing is None:
-        return [()] * len(jax.tree.leaves(tree))
-    return [rule.batch_axes for rule in resolve("adapt_memory", tree, routing)]
-
-
-def _shapes(tree, stacks):
-    """The shape of each leaf's coefficients, one for each matrix, as they multiply the leaf."""
-    return [
-        tuple(size if axis in stack else 1 for axis, size in enumerate(jnp.shape(leaf))) if stack else ()
-        for leaf, stack in zip(jax.tree.leaves(tree), stacks, strict=True)
-    ]

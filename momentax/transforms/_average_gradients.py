@@ -20,7 +20,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from momentax import checks, leaves
+from momentax import checks, leaves, scalars
 from momentax.typing import Count, ScalarOrSchedule
 
 
@@ -77,9 +77,9 @@ def average_gradients(
     def update(updates, state, params=None, **extra_args):
         del params, extra_args
         decay = leaves.value_at(b1, state.count)
-        weight = leaves.average(state.mu_weight, 1.0, decay)  # (2)
-        mixed = leaves.average(weight, 1.0, decay) if nesterov else weight
-        divisor = leaves.nonzero(mixed) if debias else 1.0
+        weight = scalars.average(state.mu_weight, 1.0, decay)  # (2)
+        mixed = scalars.average(weight, 1.0, decay) if nesterov else weight
+        divisor = scalars.nonzero(mixed) if debias else 1.0
 
         def leaf(g, m, decay, divisor):
             m = decay * m + (1 - decay) * g  # (1)

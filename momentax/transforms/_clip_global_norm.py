@@ -17,7 +17,7 @@ from typing import NamedTuple
 import jax.numpy as jnp
 import optax
 
-from momentax import checks, leaves
+from momentax import checks, leaves, scalars
 from momentax.typing import Count, ScalarOrSchedule
 
 
@@ -60,7 +60,7 @@ def clip_global_norm(max_norm: ScalarOrSchedule, eps: ScalarOrSchedule = 1e-8) -
         del params, extra_args
         bound, floor = (leaves.value_at(value, state.count) for value in (max_norm, eps))
         squares = leaves.each("clip_global_norm", lambda g: jnp.sum(g * g), updates)
-        factor = jnp.minimum(1.0, bound / (jnp.sqrt(leaves.total(squares)) + floor))  # (1)
+        factor = jnp.minimum(1.0, bound / (jnp.sqrt(scalars.total(squares)) + floor))  # (1)
         updates = leaves.lift("clip_global_norm", lambda g, c: c * g, updates, coefficients=[factor])  # (2)
         return updates, ClipGlobalNormState(leaves.next_count(state.count))
 

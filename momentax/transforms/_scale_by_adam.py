@@ -21,7 +21,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from momentax import checks, leaves
+from momentax import checks, leaves, scalars
 from momentax.typing import Count, ScalarOrSchedule
 
 
@@ -89,8 +89,8 @@ def scale_by_adam(
     def update(updates, state, params=None, **extra_args):
         del params, extra_args
         decay1, decay2, floor = (leaves.value_at(value, state.count) for value in (b1, b2, eps))
-        mu_weight = leaves.average(state.mu_weight, 1.0, decay1)
-        nu_weight = leaves.average(state.nu_weight, 1.0, decay2)
+        mu_weight = scalars.average(state.mu_weight, 1.0, decay1)
+        nu_weight = scalars.average(state.nu_weight, 1.0, decay2)
 
         def leaf(g, m, v, decay1, decay2, floor, mu_weight, nu_weight):
             m = decay1 * m + (1 - decay1) * g  # (1)
@@ -99,7 +99,7 @@ def scale_by_adam(
             u = decay1 * m + (1 - decay1) * g if nesterov else m
             return u / root / mu_weight, m, v  # (4), (5)
 
-        coefficients = [decay1, decay2, floor, leaves.nonzero(mu_weight), leaves.nonzero(nu_weight)]
+        coefficients = [decay1, decay2, floor, scalars.nonzero(mu_weight), scalars.nonzero(nu_weight)]
         updates, mu, nu = leaves.lift(
             "scale_by_adam", leaf, updates, state=[state.mu, state.nu], coefficients=coefficients
         )

@@ -31,7 +31,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from momentax import checks, leaves
+from momentax import checks, leaves, scalars
 from momentax.typing import Count, ScalarOrSchedule
 
 
@@ -136,7 +136,7 @@ def scale_by_adan(
 
         decays = [leaves.value_at(value, state.count) for value in (b1, b2, b3)]
         weights = [
-            leaves.average(reset(weight), 1.0, decay)
+            scalars.average(reset(weight), 1.0, decay)
             for weight, decay in zip(
                 (state.mu_weight, state.mu_difference_weight, state.nu_weight), decays, strict=True
             )
@@ -158,7 +158,7 @@ def scale_by_adan(
             leaf,
             updates,
             state=[state.mu, state.mu_difference, state.nu, state.minus_g_tm1],
-            coefficients=[*decays, leaves.value_at(eps, state.count), *map(leaves.nonzero, weights)],
+            coefficients=[*decays, leaves.value_at(eps, state.count), *map(scalars.nonzero, weights)],
         )
         return updates, ScaleByAdanState(leaves.next_count(state.count), leaves.next_count(age), *slots, *weights)
 

@@ -25,7 +25,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from momentax import leaves
+from momentax import leaves, scalars
 from momentax.typing import Params, Scalar, Updates
 
 
@@ -82,15 +82,15 @@ def two_plane_coefficient(
     )
     numerators, denominators = zip(*sums, strict=True)
     height = a / jnp.asarray(learning_rate)
-    return coefficient(height, leaves.total(numerators), leaves.total(denominators), b1_max)
+    return coefficient(height, scalars.total(numerators), scalars.total(denominators), b1_max)
 
 
 def plane_sums(g, d, P, decay, lam, mu_eta, stack: tuple[int, ...] = ()) -> tuple[Any, Any]:
     """The share of one leaf in N and D, for each matrix along the axes `stack`. `decay` is mu x."""
     gap = d - g
     M = 1 / (P * (1 + lam * P))  # (2)
-    numerator = leaves.sum_over(gap * (M * (g + lam * P * d) + decay), stack)  # (3)
-    denominator = leaves.sum_over(M * gap * gap, stack)  # (4), never |d|^2 - 2 <d, g> + |g|^2, which cancels
+    numerator = scalars.sum_over(gap * (M * (g + lam * P * d) + decay), stack)  # (3)
+    denominator = scalars.sum_over(M * gap * gap, stack)  # (4), never |d|^2 - 2 <d, g> + |g|^2, which cancels
     return numerator / (1 + mu_eta), denominator / (1 + mu_eta)
 
 

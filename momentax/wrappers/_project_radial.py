@@ -27,7 +27,7 @@ from typing import Any, NamedTuple
 import jax.numpy as jnp
 import optax
 
-from momentax import checks, leaves
+from momentax import checks, leaves, scalars
 from momentax.routing import Routing, Rule, resolve
 from momentax.transforms import HeavyBallState
 from momentax.typing import Count, Mask, ScalarOrSchedule, Transformation
@@ -153,7 +153,7 @@ def _radial(u, g, w, delta, eps, rule: Rule, views: tuple[str, ...]) -> tuple[An
     if rule.kind == "vector" or not w.size:
         return coefficient, passed  # (4)
     channels, stack = rule.channel_axes, rule.batch_axes
-    rows = [leaves.sum_over(x, (*stack, *channels)) for x in (g * w, g * g, w * w, u * w)]
+    rows = [scalars.sum_over(x, (*stack, *channels)) for x in (g * w, g * g, w * w, u * w)]
     row_size = math.prod(n for axis, n in enumerate(w.shape) if axis not in (*stack, *channels))
     for view in reversed(views):  # the first view that passes wins, so it is applied last
         sums, size = rows, row_size
