@@ -68,3 +68,29 @@ def _is_number(function: str, argument: str, value: Any) -> bool:
     if value is None or callable(value) or np.ndim(value) == 0 and hasattr(value, "dtype"):
         return False
     raise TypeError(f"{function}: `{argument}` must be a number or a schedule of the step count; got {value!r}.")
+
+
+def check_steps(function: str, **arguments: Any) -> None:
+    """Raises `ValueError` unless each value is None or a Python integer, 1 or more: a static number of steps."""
+    for argument, value in arguments.items():
+        if value is not None and (isinstance(value, bool) or not isinstance(value, int) or value < 1):
+            raise ValueError(
+                f"{function}: `{argument}` must be a number of steps, 1 or more, or None; got {value!r}. Under "
+                f"optax.inject_hyperparams name it in static_args=('{argument}',)."
+            )
+
+
+def check_debias(function: str, debias: Any) -> None:
+    """Raises `TypeError` unless `debias` is True, False or a function of the step count."""
+    if not (isinstance(debias, bool) or callable(debias)):
+        raise TypeError(f"{function}: `debias` must be True, False or a function of the step count; got {debias!r}.")
+
+
+def check_period(function: str, argument: str, every: int | None, warmup: int | None) -> None:
+    """Raises `ValueError` unless both are numbers of steps or None, and the warm-up ends before the period does."""
+    check_steps(function, **{argument: every, "warmup": warmup})
+    if every is not None and warmup is not None and every < warmup:
+        raise ValueError(
+            f"{function}: `{argument}` must not be below `warmup`, or the step size never recovers from a reset; got "
+            f"{argument}={every}, warmup={warmup}."
+        )

@@ -196,8 +196,8 @@ def mask_leaves(function: str, mask: Mask | None, params: Params) -> list[bool]:
         if not isinstance(keep, (bool, np.bool_)) or (not path and len(paths) > 1):
             raise TypeError(
                 f"{function}: the mask must hold Python bools, like the parameters or a prefix of them; got {keep!r} "
-                f"{f'at {leaf_path(path)!r}' if path else 'alone'}. Under optax.inject_hyperparams name a mask in "
-                "static_args=('weight_decay_mask',), or it is taken for a schedule."
+                f"{f'at {leaf_path(path)!r}' if path else 'alone'}. Under optax.inject_hyperparams name each mask "
+                "in static_args, ('weight_decay_mask',) for one, or it is taken for a schedule."
             )
     if [leaf_path(path) for path, _ in flat] == paths:
         return [bool(leaf) for _, leaf in flat]
@@ -234,6 +234,11 @@ def leaves_like(function: str, updates: Updates, tree: Any) -> list[Any]:
             "Pass gradients of the parameters that `init` saw, or call `init` again."
         )
     return leaves  # the same leaves in other containers: NNX shows Params to init and arrays to update
+
+
+def mask_tree(function: str, mask: Mask | None, params: Params) -> Any:
+    """`mask_leaves` as a tree like `params`."""
+    return jax.tree.unflatten(jax.tree.structure(params), mask_leaves(function, mask, params))
 
 
 def _first_difference(ours: str, left: Any, theirs: str, right: Any) -> str:

@@ -43,6 +43,13 @@ def sum_over(x: jax.Array, kept: tuple[int, ...] = ()) -> jax.Array:
     return jnp.sum(x, axis=tuple(axis for axis in range(x.ndim) if axis not in kept), keepdims=True)
 
 
+def max_over(x: jax.Array, kept: tuple[int, ...] = ()) -> jax.Array:
+    """The largest entry, where `sum_over` gives the sum; at least zero."""
+    if not kept:
+        return jnp.max(x, initial=0)
+    return jnp.max(x, axis=tuple(axis for axis in range(x.ndim) if axis not in kept), keepdims=True, initial=0)
+
+
 def total(scalars: Sequence[jax.Array]) -> jax.Array:
     """The sum of one scalar a leaf, whatever their dtypes."""
     return sum((scalar.astype(float_dtype()) for scalar in scalars), jnp.zeros([], float_dtype()))
@@ -53,9 +60,14 @@ def pack(parts: Sequence[jax.Array]) -> jax.Array:
     return jnp.concatenate([_replicate(jnp.ravel(part)) for part in parts])
 
 
-def unpack(vector: jax.Array, shapes: Sequence[tuple[int, ...]]) -> list[jax.Array]:
+def unpack(function: str, vector: jax.Array, shapes: Sequence[tuple[int, ...]]) -> list[jax.Array]:
     """The arrays that `pack` was given, by their shapes."""
     ends = list(itertools.accumulate(map(math.prod, shapes)))
+    if ends and ends[-1] != vector.size:
+        raise ValueError(
+            f"{function}: the state holds numbers for {vector.size} leaves (or matrices), and there are {ends[-1]}: "
+            "the gradients must have the leaves that `init` was given."
+        )
     return [vector[end - math.prod(shape) : end].reshape(shape) for shape, end in zip(shapes, ends, strict=True)]
 
 
@@ -69,9 +81,29 @@ def _replicate(x: jax.Array) -> jax.Array:
 
 def average(mean: jax.Array, value: Any, decay: Any) -> jax.Array:
     """One step of an exponential moving average of scalars kept in a state."""
-    return (decay * mean + (1 - decay) * value).astype(mean.dtype)
+    return (decay * mean + (1 - decay) * jnp.asarray(value, mean.dtype)).astype(mean.dtype)
 
 
 def nonzero(weight: jax.Array) -> jax.Array:
     """A divisor that is never zero: a scheduled decay of exactly 1 leaves an average without any weight."""
     return jnp.where(weight == 0, jnp.ones_like(weight), weight)
+
+
+def debiasing(debias: Any, count: Any, weight: jax.Array | None, decay: Any) -> tuple[jax.Array | None, Any]:
+    """The new weight of an average, None where no account is kept, and the number that debiases it.
+
+    Args:
+      debias: True keeps account of the weight, whatever the schedule of the decay; False does not debias; a function of
+        the count gives the age after which a source believes its average to be: the divisor is 1 - decay^age.
+      count: steps taken before this one.
+      weight: the weight before this step, where debias=True.
+      decay: of the average, at this step.
+    """
+    if callable(debias):  # -expm1(age log(decay)): the formula itself cancels in float32
+        age = jnp.asarray(debias(count), float_dtype())
+        return None, -jnp.expm1(age * jnp.log1p(-jnp.asarray(1 - decay, float_dtype())))
+    if not debias:
+        return None, 1.0
+    assert weight is not None
+    weight = average(weight, 1.0, decay)
+    return weight, nonzero(weight)

@@ -51,7 +51,7 @@ def missing_rows(factories, cases: list[Case]) -> list[str]:
 
 def test_every_public_factory_has_a_row():
     missing = missing_rows(public_factories(), CASES)
-    assert not missing, "add to CASES in tests/catalogue.py:\n" + "\n".join(missing)
+    assert not missing, "add to CASES of its room in tests/catalogue/:\n" + "\n".join(missing)
 
 
 def test_a_missing_row_is_reported_with_the_line_to_add():

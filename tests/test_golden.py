@@ -158,6 +158,80 @@ def lion_k(golden: Golden) -> Replay:
     return Replay(tx, {"m": lambda s: s[0].mu})
 
 
+def spam(golden: Golden) -> Replay:
+    _, betas, eps, decay, debias, warmup, threshold, every, wait = take(
+        golden.hyper,
+        "lr",
+        "betas",
+        "eps",
+        "weight_decay",
+        "correct_bias",
+        "warmup_steps",
+        "threshold",
+        "DeltaT",
+        "grad_accu_steps",
+        ignored=("no_deprecation_warning",),
+    )
+    masks = golden.tree("s/mask/")
+    assert set(masks) == set(golden.meta.get("density_leaves") or ()), "every leaf with a density has its masks"
+    tx = momentax.spam(
+        golden.learning_rate(),
+        *betas,
+        eps,
+        decay,
+        threshold=threshold or None,
+        clip_after=wait or None,
+        reset_every=every,
+        warmup=warmup or None,
+        masks=masks or None,
+        debias=debias,
+        variant="official",
+    )
+    adam = (lambda s: s[0].inner) if masks else (lambda s: s[0])
+    clipped = (lambda s: adam(s).inner.inner) if threshold else (lambda s: adam(s).inner)
+    return Replay(tx, {"m": lambda s: clipped(s).mu, "v": lambda s: clipped(s).nu})
+
+
+def stable_spam(golden: Golden) -> Replay:
+    _, betas, eps, decay, amsgrad, gamma1, gamma2, gamma3, total, floor, every = take(
+        golden.hyper,
+        "lr",
+        "betas",
+        "eps",
+        "weight_decay",
+        "amsgrad",
+        "gamma1",
+        "gamma2",
+        "gamma3",
+        "total_T",
+        "eta_min",
+        "update_proj_gap",
+    )
+    tx = momentax.stable_spam(
+        golden.learning_rate(),
+        *betas,
+        eps,
+        decay,
+        gamma1=None if gamma1 == -1 else gamma1,
+        gamma2=gamma2,
+        gamma3=gamma3,
+        reset_every=every or None,
+        total_steps=total,
+        eta_min=floor,
+        amsgrad=amsgrad,
+        variant="official",
+    )
+    names = sorted(golden.tree("p0/"))
+    vectors = {
+        "m_max_t": lambda s: s[0].max_average,
+        "m_norm_t": lambda s: s[1].norm_average,
+        "v_norm_t": lambda s: s[1].norm_square_average,
+    }
+    return Replay(
+        tx, {key: lambda s, read=read: dict(zip(names, read(s), strict=True)) for key, read in vectors.items()}
+    )
+
+
 def matrices_decay(params: Any) -> Any:
     return jax.tree.map(lambda leaf: leaf.ndim > 1, params)
 
@@ -200,6 +274,8 @@ ADAPTERS = {
     "adan": Adapter(adan, 1e-9),
     "lion": Adapter(lion, 1e-9),
     "lionk": Adapter(lion_k, 1e-9),
+    "spam": Adapter(spam, 1e-9),
+    "stablespam": Adapter(stable_spam, 1e-9),
     "AM-MSGD": Adapter(am_msgd, 1e-12),
     "AM-AdamW": Adapter(am_adamw, 1e-10),
     "torch SGD momentum": Adapter(torch_sgd, 1e-12),

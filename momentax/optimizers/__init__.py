@@ -6,3 +6,5 @@ from momentax.optimizers._am_adamw import am_adamw as am_adamw
 from momentax.optimizers._am_sgd import am_sgd as am_sgd
 from momentax.optimizers._lion_k import lion_k as lion_k
 from momentax.optimizers._sgdp import sgdp as sgdp
+from momentax.optimizers._spam import spam as spam
+from momentax.optimizers._stable_spam import stable_spam as stable_spam

@@ -19,7 +19,7 @@ from typing import Any
 import optax
 
 from momentax import checks
-from momentax.decays import decoupled, proximal
+from momentax.decays import take_step
 from momentax.transforms import clip_global_norm, scale_by_adan
 from momentax.typing import Mask, ScalarOrSchedule
 
@@ -79,11 +79,5 @@ def adan(
         mu_dtype=mu_dtype,
         nu_dtype=nu_dtype,
     )
-    if weight_decay is None:
-        steps = [optax.scale_by_learning_rate(learning_rate)]
-    elif decay == "proximal":
-        steps = [proximal(learning_rate, weight_decay, weight_decay_mask)]
-    else:
-        steps = [decoupled(weight_decay, weight_decay_mask), optax.scale_by_learning_rate(learning_rate)]
     clips = [] if max_grad_norm is None else [clip_global_norm(max_grad_norm, eps)]
-    return optax.chain(*clips, direction, *steps)
+    return optax.chain(*clips, direction, take_step(learning_rate, weight_decay, weight_decay_mask, decay=decay))

@@ -4,6 +4,7 @@ from momentax.routing._explain import Explanation as Explanation
 from momentax.routing._explain import explain as explain
 from momentax.routing._flax import flax as flax
 from momentax.routing._no_decay_on_vectors import no_decay_on_vectors as no_decay_on_vectors
+from momentax.routing._only_matrices import only_matrices as only_matrices
 from momentax.routing._resolve import Routing as Routing
 from momentax.routing._resolve import resolve as resolve
 from momentax.routing._rules import Rule as Rule

@@ -185,7 +185,9 @@ def adapt_memory(
         spread = (lambda one_each: one_each) if scope == "leaf" else (lambda one: one * len(stacks))
         masks = leaves.mask_leaves("adapt_memory", weight_decay_mask, params) if decays else [False] * len(stacks)
         shapes = scalars.shapes(updates, stacks) if scope == "leaf" else [()]
-        products: list[Any] = scalars.unpack(state.beta_product, shapes) if diagonal else [None] * len(shapes)
+        products: list[Any] = (
+            scalars.unpack("adapt_memory", state.beta_product, shapes) if diagonal else [None] * len(shapes)
+        )
 
         trees = [state.mu, state.nu, params]
         sums = leaves.each("adapt_memory", _sums, updates, trees, [c], [spread(products), masks, stacks])

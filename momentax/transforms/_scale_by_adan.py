@@ -31,7 +31,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from momentax import checks, leaves, scalars
+from momentax import checks, clocks, leaves, scalars
 from momentax.typing import Count, ScalarOrSchedule
 
 
@@ -101,11 +101,7 @@ def scale_by_adan(
     """
     checks.check_fraction("scale_by_adan", b1=b1, b2=b2, b3=b3)
     checks.check_non_negative("scale_by_adan", eps=eps)
-    if restart_every is not None and not (isinstance(restart_every, int) and restart_every >= 1):
-        raise ValueError(
-            f"scale_by_adan: `restart_every` must be a number of steps, 1 or more, or None; got "
-            f"{restart_every!r}. Under optax.inject_hyperparams name it in static_args=('restart_every',)."
-        )
+    checks.check_steps("scale_by_adan", restart_every=restart_every)
 
     def init(params):
         def slot(dtype):
@@ -127,7 +123,7 @@ def scale_by_adan(
         del extra_args
         restart: Any = False  # a constant where nothing restarts, and then no operation in the program
         if restart_every is not None:
-            restart = restart | ((state.count > 0) & (state.count % restart_every == 0))
+            restart = restart | clocks.due(state.count, restart_every)
         if restart_when is not None:
             restart = restart | restart_when(state.count, updates, params)
 

@@ -1,32 +1,10 @@
-"""One row for each public factory: cheap arguments, what it promises, and failures that are known, with reasons.
-
-A factory whose arguments change what it does has several rows, told apart by [...] after the name.
-"""
-
-import dataclasses
-from collections.abc import Callable, Mapping
-from typing import Any
+"""Rows of `momentax.optimizers`."""
 
 import optax
 
 import momentax
-from momentax.testing import Subject, Traits
-
-
-@dataclasses.dataclass(frozen=True)
-class Case:
-    """A row: a public name, the factory behind it, keyword arguments, traits, expected failures with reasons."""
-
-    name: str
-    factory: Callable[..., optax.GradientTransformation]
-    arguments: Mapping[str, Any]
-    traits: Traits
-    expected_failures: Mapping[str, str] = dataclasses.field(default_factory=dict)
-
-    def subject(self) -> Subject:
-        """What the checks take; every technique of the library is documented."""
-        return Subject(self.factory, (), self.arguments, dataclasses.replace(self.traits, documented=True))
-
+from catalogue._case import Case
+from momentax.testing import Traits
 
 HEAVY_BALL_WITH_DECAY = optax.chain(optax.trace(0.9), optax.add_decayed_weights(0.1))
 
@@ -176,114 +154,66 @@ CASES = [
         ),
     ),
     Case(
-        "momentax.heavy_ball",
-        momentax.heavy_ball,
-        dict(b1=0.9, dampening=0.5, nesterov=True),
-        Traits(complex_ok=True, scheduled=("b1", "dampening")),
-    ),
-    Case(
-        "momentax.average_gradients",
-        momentax.average_gradients,
-        dict(b1=0.9),
-        Traits(complex_ok=True, learning_rate=0.5, scheduled=("b1",)),
-    ),
-    Case(
-        "momentax.scale_by_adam", momentax.scale_by_adam, dict(b1=0.9, b2=0.99), Traits(scheduled=("b1", "b2", "eps"))
-    ),
-    Case(
-        "momentax.scale_by_adan",
-        momentax.scale_by_adan,
-        dict(restart_every=2),
-        Traits(scheduled=("b1", "b2", "b3", "eps"), static_args=("restart_every",)),
-    ),
-    Case(
-        "momentax.scale_by_lion_k",
-        momentax.scale_by_lion_k,
-        dict(convex=momentax.convex.tanh(2.0)),
-        Traits(learning_rate=0.01, scheduled=("b1", "b2")),
-    ),
-    Case(
-        "momentax.clip_global_norm",
-        momentax.clip_global_norm,
-        dict(max_norm=1.0),
-        Traits(has_state=False, couples_leaves=True, scheduled=("max_norm", "eps")),
-    ),
-    Case(
-        "momentax.adapt_memory[identity]",
-        momentax.adapt_memory,
-        dict(),
+        "momentax.spam",
+        momentax.spam,
+        dict(learning_rate=0.05, b2=0.99, weight_decay=0.01, threshold=2.0, clip_after=1, reset_every=3, warmup=2),
         Traits(
-            couples_leaves=True,
-            learning_rate=0.5,
-            scheduled=("b1_max", "proximity"),
-            static_choices={"metric": "full", "scope": "row", "offset": "second_order"},
+            needs_params=True,
+            has_learning_rate=True,
+            learns=False,  # resets that come so often leave too few full steps
+            scheduled=("learning_rate", "b1", "b2", "eps", "weight_decay", "threshold"),
+            static_args=("clip_after", "reset_every", "warmup", "key"),
+            static_choices={"variant": "code", "reset_every": 1},
+            parts=("clip_spikes", "scale_by_adam", "reset_momentum", "after_step"),
         ),
     ),
     Case(
-        "momentax.adapt_memory[diagonal]",
-        momentax.adapt_memory,
-        dict(metric="diagonal", scope="leaf"),
-        Traits(
-            scheduled=("b1_max", "b2", "eps", "proximity"),
-            static_choices={"metric": "full", "scope": "row", "offset": "second_order"},
-        ),
-    ),
-    Case(
-        "momentax.project_radial[gated]",
-        momentax.project_radial,
-        dict(inner=momentax.heavy_ball(0.9), weight_decay=0.1),
+        "momentax.spam[sparse]",
+        momentax.spam,
+        dict(learning_rate=0.2, weight_decay=0.001, density=0.5, reset_every=20, warmup=3, restart_bias=True),
         Traits(
             needs_params=True,
             acts_on="matrices",
-            plain=HEAVY_BALL_WITH_DECAY,
+            plain=optax.chain(
+                momentax.scale_by_adam(eps=1e-6, eps_hat=True),
+                momentax.decays.take_step(0.2, 0.001, decay="after_step"),
+            ),
             reads_names=True,
-            learning_rate=0.02,
-            scheduled=("delta", "wd_ratio", "weight_decay", "eps"),
-            static_choices={"views": ("row",)},
-            parts=("heavy_ball",),
+            has_learning_rate=True,
+            scheduled=("learning_rate", "b1", "b2", "eps", "weight_decay", "threshold"),
+            static_args=("clip_after", "reset_every", "warmup", "density", "key"),
+            static_choices={"variant": "code", "density": 0.0},
+            parts=("sparse_momentum", "clip_spikes", "scale_by_adam", "reset_momentum", "after_step"),
         ),
+        {
+            "state_maps_onto_parameters": "buffers have the size of the kept entries: that is the technique",
+            "order_does_not_matter": "the choice of entries depends on the path of the leaf",
+        },
     ),
     Case(
-        "momentax.project_radial[always]",
-        momentax.project_radial,
-        dict(delta=None),
+        "momentax.stable_spam",
+        momentax.stable_spam,
+        dict(learning_rate=0.05, weight_decay=0.01, reset_every=40, total_steps=200),
         Traits(
             needs_params=True,
-            acts_on="matrices",
-            reads_names=True,
-            learns=False,  # lengths of columns stay what they are
-            scheduled=("wd_ratio", "eps"),
-            static_choices={"views": ("row",)},
+            has_learning_rate=True,
+            scheduled=("learning_rate", "b1", "b2", "eps", "weight_decay", "gamma1", "gamma2", "gamma3"),
+            static_args=("reset_every", "total_steps"),
+            static_choices={"variant": "code", "reset_every": 0},
+            parts=("clip_to_average_max", "scale_to_average_norm", "scale_by_adam", "reset_momentum", "decoupled"),
         ),
     ),
     Case(
-        "momentax.keep_master_weights",
-        momentax.keep_master_weights,
-        dict(inner=momentax.scale_by_adam(b2=0.99)),
+        "momentax.stable_spam[official]",
+        momentax.stable_spam,
+        dict(learning_rate=0.05, reset_every=2, amsgrad=True, variant="official"),
         Traits(
-            needs_params=True,
-            plain=momentax.scale_by_adam(b2=0.99),
-            acts_in="bfloat16",
-            static_args=("dtype",),
-            parts=("scale_by_adam",),
+            has_learning_rate=True,
+            learns=False,  # every second step is that of a single gradient
+            scheduled=("learning_rate", "b1", "b2", "eps", "gamma1", "gamma2", "gamma3"),
+            static_args=("reset_every", "total_steps"),
+            static_choices={"variant": "code", "reset_every": 0},
+            parts=("clip_to_average_max", "scale_to_average_norm", "scale_by_adam", "reset_momentum"),
         ),
-    ),
-    Case(
-        "momentax.decays.decoupled",
-        momentax.decays.decoupled,
-        dict(weight_decay=0.1),
-        Traits(needs_params=True, complex_ok=True, scheduled=("weight_decay",)),
-    ),
-    Case(
-        "momentax.decays.proximal",
-        momentax.decays.proximal,
-        dict(learning_rate=0.5, weight_decay=0.01),
-        Traits(needs_params=True, has_learning_rate=True, complex_ok=True, scheduled=("learning_rate", "weight_decay")),
-    ),
-    Case(
-        "momentax.decays.cautious",
-        momentax.decays.cautious,
-        dict(weight_decay=0.1),
-        Traits(needs_params=True, scheduled=("weight_decay",)),
     ),
 ]

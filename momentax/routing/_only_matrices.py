@@ -1,0 +1,25 @@
+"""The mask of what a layer multiplies by."""
+
+from typing import Any
+
+import jax
+
+from momentax.routing._resolve import assigned
+
+
+def only_matrices(params: Any) -> Any:
+    """A mask of the matrices, stacked ones included: no vectors, no embeddings.
+
+    Args:
+      params: tree of arrays.
+
+    Returns:
+      A tree of bools like `params`. A leaf of rank two and more whose axes cannot be told is a matrix.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> only_matrices({"dense": {"kernel": jnp.zeros((3, 4)), "bias": jnp.zeros(4)}})
+      {'dense': {'bias': False, 'kernel': True}}
+    """
+    matrices = [isinstance(rule, str) or rule.kind == "matrix" for _, _, rule in assigned(params, None)]
+    return jax.tree.unflatten(jax.tree.structure(params), matrices)

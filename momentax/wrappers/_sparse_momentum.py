@@ -1,0 +1,246 @@
+"""Keep momentum for a random part of each weight, in buffers of that size, and move that part alone.
+
+    S: floor(d n) entries of a leaf of n, chosen anew before every step t with t mod R = 0          (1)
+    u[S] = inner(g[S], w[S]),   u = 0 elsewhere                                                      (2)
+    where S is chosen anew, what `inner` keeps for its entries returns to its initial value          (3)
+
+d: `density`; R: `refresh`; t: steps, counted from 1. Each leaf is divided into equal blocks, a power of two of them
+along each axis, and each block gives the same number of entries, or one more. So choosing, gathering and scattering
+stay within the shards of any mesh that divides the leaf no finer, and the choice does not depend on the mesh.
+`inner` is shown the kept entries as an array with the axes of the leaf, counting blocks, and one more for the entries
+of a block: (4096, 1024) at d = 1/4 is (64, 64, 256). It must therefore work entry by entry, or on whole leaves: rows
+and columns are lost. Its state has that size, beside int32 indices: for Adam 3 d words an entry instead of 2.
+
+Contract: wrapper, around a direction or a complete optimizer.
+Source: Huang et al., SPAM: Spike-Aware Adam with Momentum Reset for Stable LLM Training, ICLR 2025, arXiv 2501.06842;
+official code TianjinYellow/SPAM-Optimizer, for two-dimensional leaves.
+Departure: the code draws every mask but the first entry by entry with probability d, so that the number of entries
+varies and buffers cannot be compact; here it is exactly floor(d n), spread evenly over the blocks.
+Departure: the code leaves the state alone and relies on resets at the same steps, `momentax.reset_momentum`.
+"""
+
+import itertools
+import math
+import zlib
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from momentax import checks, clocks, leaves
+from momentax.sharding import Blocks, divide
+from momentax.typing import Count, Mask, Transformation
+
+
+class SparseMomentumState(NamedTuple):
+    """State of `sparse_momentum`.
+
+    Attributes:
+      count: steps taken, int32 scalar.
+      indices: tree like the parameters: for sparse leaves the places of the kept entries in each block, int32, shaped
+        as `inner` sees the leaf, where the block's size stands for none; optax.MaskedNode elsewhere.
+      inner: state of the inner transformation, for the kept entries.
+    """
+
+    count: Count
+    indices: Any
+    inner: optax.OptState
+
+
+def sparse_momentum(
+    inner: Transformation,
+    density: float | None = None,
+    refresh: int | None = None,
+    *,
+    density_mask: Mask | None = None,
+    masks: Mapping[str, Any] | None = None,
+    blocks: int = 64,
+    key: Any = 0,
+) -> optax.GradientTransformationExtraArgs:
+    """Runs `inner` on floor(density * size) entries of each leaf; the others do not move until they are chosen.
+
+    Args:
+      inner: transformation that works entry by entry, for example `momentax.scale_by_adam()` or a whole optimizer.
+      density: d, in (0, 1]; the paper's runs of 60M to 1B parameters sweep it, without a default.
+      refresh: R, steps between choices; None keeps the first. 500 in SPAM, together with its resets.
+      density_mask: which leaves are sparse: a tree of bools, a prefix, or a function of the parameters, for example
+        `momentax.routing.only_matrices`. None means all. The others are shown to `inner` as they are.
+      masks: instead of `density`, masks to replay: from the path of each sparse leaf to bools of shape
+        (steps, *shape); the last one stays. Buffers hold as many entries as the fullest mask.
+      blocks: most blocks along an axis, a power of two: at least the number of devices over which one is sharded.
+      key: an integer or a jax.random key; the choice depends on it, on the step and on the leaf alone.
+
+    Raises:
+      ValueError: a density outside (0, 1] or one that leaves nothing of a leaf, or masks that do not match.
+      TypeError: `inner` is no transformation, or a leaf is not floating.
+
+    Example:
+      >>> import jax, jax.numpy as jnp, momentax
+      >>> tx = momentax.sparse_momentum(momentax.scale_by_adam(), density=0.25, refresh=100)
+      >>> params = jnp.ones((16, 8))
+      >>> updates, state = tx.update(params, tx.init(params))
+      >>> int((updates != 0).sum()), state.inner.mu.size
+      (32, 32)
+    """
+    checks.check_transformation("sparse_momentum", "inner", inner)
+    checks.check_steps("sparse_momentum", refresh=refresh, blocks=blocks)
+    if blocks is None or blocks.bit_count() != 1:
+        raise ValueError(f"sparse_momentum: `blocks` must be a power of two; got {blocks!r}.")
+    if (density is None) == (masks is None):
+        raise ValueError("sparse_momentum: give either `density`, in (0, 1], or `masks`.")
+    if density is not None and not (isinstance(density, (int, float)) and 0 < density <= 1):
+        raise ValueError(
+            f"sparse_momentum: `density` must lie in (0, 1]; got {density!r}. It decides about shapes: under "
+            "optax.inject_hyperparams name it in static_args=('density',)."
+        )
+    if masks is not None and (refresh is not None or density_mask is not None):
+        raise ValueError(
+            "sparse_momentum: `masks` say which leaves are sparse and when: leave out the other arguments."
+        )
+    inner = optax.with_extra_args_support(inner)
+
+    def plan(params):
+        """For each leaf a `_Sparse`, or None where it is dense."""
+        flat = [(leaves.leaf_path(path), jnp.shape(x)) for path, x in jax.tree_util.tree_leaves_with_path(params)]
+        if masks is not None:
+            unknown = sorted(set(masks) - {path for path, _ in flat})
+            if unknown and flat:  # optax.tree_map_params shows a tree without leaves
+                raise ValueError(
+                    f"sparse_momentum: `masks` names '{unknown[0]}'; the leaves are {[path for path, _ in flat]}."
+                )
+            return [_replayed(path, shape, masks[path]) if path in masks else None for path, shape in flat]
+        chosen = leaves.mask_leaves("sparse_momentum", density_mask, params)
+        return [
+            _divided(path, shape, density, blocks) if sparse else None
+            for (path, shape), sparse in zip(flat, chosen, strict=True)
+        ]
+
+    def choose(leaf, like, t):
+        """The places that a leaf keeps at step t."""
+        if leaf.table is not None:
+            return jnp.asarray(leaf.table)[jnp.minimum(t, len(leaf.table)) - 1]
+        start = key if jnp.issubdtype(jnp.result_type(key), jax.dtypes.prng_key) else jax.random.key(key)
+        start = jax.random.fold_in(start, 0 if refresh is None else t // refresh)
+        return leaf.blocks.draw(jax.random.fold_in(start, zlib.crc32(leaf.path.encode())), like)
+
+    def due(leaf, t):
+        """Whether a leaf chooses anew before step t; False where it never does."""
+        if leaf is not None and leaf.table is not None:
+            return jnp.asarray(_changes(leaf.table))[jnp.minimum(t, len(leaf.table)) - 1]
+        return False if leaf is None or refresh is None else clocks.due(t, refresh)
+
+    def init(params):
+        leaves.check_leaves("sparse_momentum", params, real=False)
+        flat, treedef = jax.tree.flatten(params)
+        sparse = plan(params)
+        places = [DENSE if leaf is None else choose(leaf, x, 1) for leaf, x in zip(sparse, flat, strict=True)]
+        state = inner.init(_compact(params, sparse, places))
+        return SparseMomentumState(jnp.zeros([], jnp.int32), jax.tree.unflatten(treedef, places), state)
+
+    def update(updates, state, params=None, **extra_args):
+        leaves.check_leaves("sparse_momentum", updates, real=False)
+        leaves.leaves_like("sparse_momentum", updates, params)
+        t = state.count + 1
+        flat, treedef = jax.tree.flatten(updates)
+        sparse = plan(updates if params is None else params)
+        places = _stored(state.indices, sparse)
+        changed = [due(leaf, t) for leaf in sparse]
+        places = [
+            old if now is False else jax.lax.cond(now, lambda: choose(leaf, x, t), lambda: old)  # noqa: B023  (1)
+            for leaf, x, old, now in zip(sparse, flat, places, changed, strict=True)
+        ]
+        shown = _compact(updates, sparse, places)
+        shown_params = None if params is None else _compact(params, sparse, places)
+        inner_state = state.inner
+        if any(now is not False for now in changed):
+            start = inner.init(jax.tree.map(jnp.zeros_like, shown) if params is None else shown_params)
+            entries = jax.tree.unflatten(treedef, changed)
+            inner_state = _restarted(inner, inner_state, start, entries)  # (3)
+        steps, inner_state = inner.update(shown, inner_state, shown_params, **extra_args)  # (2)
+        full = [
+            u if leaf is None else leaf.blocks.scatter(u, at, x)
+            for u, leaf, at, x in zip(jax.tree.leaves(steps), sparse, places, flat, strict=True)
+        ]
+        count, indices = leaves.next_count(state.count), jax.tree.unflatten(treedef, places)
+        return jax.tree.unflatten(treedef, full), SparseMomentumState(count, indices, inner_state)
+
+    return optax.GradientTransformationExtraArgs(init, update)
+
+
+DENSE = optax.MaskedNode()
+
+
+class _Sparse(NamedTuple):
+    """What is fixed about a sparse leaf; `table`: the places of each step, where masks are replayed."""
+
+    path: str
+    blocks: Blocks
+    table: np.ndarray | None = None
+
+
+def _divided(path: str, shape: tuple[int, ...], density: float, blocks: int) -> _Sparse:
+    kept = math.floor(density * math.prod(shape))
+    if kept == 0:
+        raise ValueError(
+            f"sparse_momentum: density {density} keeps no entry of leaf '{path}' of shape {shape}; raise it, or leave "
+            "the leaf dense: density_mask=momentax.routing.only_matrices."
+        )
+    return _Sparse(path, divide(shape, kept, blocks))
+
+
+def _replayed(path: str, shape: tuple[int, ...], masks: Any) -> _Sparse:
+    """One block, and the places of the masked entries for each step."""
+    masks = np.asarray(masks)
+    if masks.dtype != bool or not masks.ndim or masks.shape[1:] != shape or not len(masks):
+        raise ValueError(
+            f"sparse_momentum: the masks of leaf '{path}' must be bools of shape (steps, *{shape}); got {masks.dtype} "
+            f"of shape {masks.shape}."
+        )
+    rows = [np.flatnonzero(mask) for mask in masks]
+    whole = Blocks(shape, (1,) * len(shape), max(1, *map(len, rows)))
+    table = np.full((len(rows), whole.capacity), math.prod(shape), np.int32)
+    for row, entries in zip(table, rows, strict=True):
+        row[: len(entries)] = entries
+    return _Sparse(path, whole, table.reshape(len(rows), *whole.grid, -1))
+
+
+def _changes(table: np.ndarray) -> np.ndarray:
+    """Whether the places of a step differ from those of the step before."""
+    return np.concatenate([[False], (table[1:] != table[:-1]).reshape(len(table) - 1, -1).any(axis=1)])
+
+
+def _stored(indices: Any, sparse: list[_Sparse | None]) -> list[Any]:
+    """The places kept in a state, one for each leaf."""
+    kept = jax.tree.leaves(indices)
+    wanted = [leaf for leaf in sparse if leaf is not None]
+    for leaf, old in itertools.zip_longest(wanted, kept):
+        if leaf is None or old is None or old.shape != (*leaf.blocks.grid, leaf.blocks.capacity):
+            which = (
+                "the updates lack a leaf of"
+                if leaf is None
+                else f"leaf '{leaf.path}' {leaf.blocks.shape} does not match"
+            )
+            raise ValueError(f"sparse_momentum: {which} the state; init with the same leaves.")
+    places = iter(kept)
+    return [DENSE if leaf is None else next(places) for leaf in sparse]
+
+
+def _compact(tree: Any, sparse: list[_Sparse | None], places: list[Any]) -> Any:
+    """The tree as the inner transformation sees it."""
+    flat, treedef = jax.tree.flatten(tree)
+    kept = [x if leaf is None else leaf.blocks.gather(x, at) for x, leaf, at in zip(flat, sparse, places, strict=True)]
+    return jax.tree.unflatten(treedef, kept)
+
+
+def _restarted(inner: Transformation, state: Any, start: Any, changed: Any) -> Any:
+    """The state with the entries of newly chosen leaves as in `start`; scalars and dense leaves stay."""
+    marks = optax.tree_map_params(inner, lambda _, now: now, state, changed, transform_non_params=lambda _: False)
+    return jax.tree.map(
+        lambda now, old, fresh: old if now is False else jnp.where(now, fresh.astype(old.dtype), old),
+        marks,
+        state,
+        start,
+    )

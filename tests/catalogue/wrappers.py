@@ -1,0 +1,122 @@
+"""Rows of `momentax.wrappers`."""
+
+import optax
+
+import momentax
+from catalogue._case import Case
+from momentax.testing import Traits
+
+HEAVY_BALL_WITH_DECAY = optax.chain(optax.trace(0.9), optax.add_decayed_weights(0.1))
+
+CASES = [
+    Case(
+        "momentax.project_radial[gated]",
+        momentax.project_radial,
+        dict(inner=momentax.heavy_ball(0.9), weight_decay=0.1),
+        Traits(
+            needs_params=True,
+            acts_on="matrices",
+            plain=HEAVY_BALL_WITH_DECAY,
+            reads_names=True,
+            learning_rate=0.02,
+            scheduled=("delta", "wd_ratio", "weight_decay", "eps"),
+            static_choices={"views": ("row",)},
+            parts=("heavy_ball",),
+        ),
+    ),
+    Case(
+        "momentax.project_radial[always]",
+        momentax.project_radial,
+        dict(delta=None),
+        Traits(
+            needs_params=True,
+            acts_on="matrices",
+            reads_names=True,
+            learns=False,  # lengths of columns stay what they are
+            scheduled=("wd_ratio", "eps"),
+            static_choices={"views": ("row",)},
+        ),
+    ),
+    Case(
+        "momentax.keep_master_weights",
+        momentax.keep_master_weights,
+        dict(inner=momentax.scale_by_adam(b2=0.99)),
+        Traits(
+            needs_params=True,
+            plain=momentax.scale_by_adam(b2=0.99),
+            acts_in="bfloat16",
+            static_args=("dtype",),
+            parts=("scale_by_adam",),
+        ),
+    ),
+    Case(
+        "momentax.clip_spikes",
+        momentax.clip_spikes,
+        dict(inner=momentax.scale_by_adam(b2=0.99), threshold=2.0, clip_after=2),
+        Traits(
+            plain=momentax.scale_by_adam(b2=0.99),
+            scheduled=("threshold",),
+            static_args=("clip_after",),
+            static_choices={"variant": "code", "reset_every": 0},
+            parts=("scale_by_adam",),
+        ),
+    ),
+    Case(
+        "momentax.clip_spikes[alone]",
+        momentax.clip_spikes,
+        dict(threshold=2.0, clip_after=2, b2=0.99),
+        Traits(
+            learning_rate=0.5,
+            scheduled=("threshold", "b2"),
+            static_args=("clip_after",),
+            static_choices={"variant": "code", "reset_every": 0},
+        ),
+    ),
+    Case(
+        "momentax.reset_momentum",
+        momentax.reset_momentum,
+        dict(inner=momentax.heavy_ball(0.9), every=2),
+        Traits(
+            plain=momentax.heavy_ball(0.9),
+            static_args=("every", "warmup"),
+            static_choices={"every": 0, "warmup": -1, "when": "never"},
+            complex_ok=True,
+            parts=("heavy_ball",),
+        ),
+    ),
+    Case(
+        "momentax.reset_momentum[after, with warm-up]",
+        momentax.reset_momentum,
+        dict(inner=momentax.scale_by_adam(b2=0.99), every=3, warmup=2, restart_counts=True, when="after"),
+        Traits(
+            plain=momentax.scale_by_adam(b2=0.99),
+            learning_rate=0.2,
+            static_args=("every", "warmup"),
+            static_choices={"every": 0, "warmup": -1, "when": "never"},
+            parts=("scale_by_adam",),
+        ),
+    ),
+    Case(
+        "momentax.sparse_momentum",
+        momentax.sparse_momentum,
+        dict(
+            inner=momentax.scale_by_adam(b2=0.99),
+            density=0.25,
+            refresh=2,
+            density_mask=momentax.routing.only_matrices,
+        ),
+        Traits(
+            plain=momentax.scale_by_adam(b2=0.99),
+            reads_names=True,
+            acts_on="matrices",
+            learning_rate=0.1,
+            static_args=("density", "refresh", "density_mask", "blocks", "key"),
+            static_choices={"density": 1.5, "refresh": 0, "blocks": 3},
+            parts=("scale_by_adam",),
+        ),
+        {
+            "state_maps_onto_parameters": "buffers have the size of the kept entries: that is the technique",
+            "order_does_not_matter": "the choice of entries depends on the path of the leaf",
+        },
+    ),
+]
