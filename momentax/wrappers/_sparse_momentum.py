@@ -114,7 +114,7 @@ def sparse_momentum(
             return [_replayed(path, shape, masks[path]) if path in masks else None for path, shape in flat]
         chosen = leaves.mask_leaves("sparse_momentum", density_mask, params)
         return [
-            _divided(path, shape, density, blocks) if sparse else None
+            _divided(path, shape, density or 0.0, blocks) if sparse else None
             for (path, shape), sparse in zip(flat, chosen, strict=True)
         ]
 
