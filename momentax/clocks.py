@@ -16,6 +16,15 @@ def due(t: Any, every: int) -> Any:
     return (t > 0) & (t % every == 0)
 
 
+def apart(every: int) -> Callable[[Any, Any, Any], Any]:
+    """The predicate of resets that leave `every` steps between them, the first ones included.
+
+    >>> [bool(apart(2)(count, None, None)) for count in range(5)]
+    [False, False, True, False, True]
+    """
+    return lambda count, updates, params: due(count, every)
+
+
 def counter_of_stable_spam(every: int | None, *, set_back: bool) -> Callable[[Any], Any]:
     """Count -> tau: the one counter by which Stable-SPAM's code debiases, raised in every step and set to 1 in resets.
 

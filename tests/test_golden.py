@@ -129,9 +129,13 @@ def adan(golden: Golden) -> Replay:
         decay="decoupled" if decoupled else "proximal",
         restart_when=None if restart is None else lambda count, updates, params: count == restart,
     )
-    direction = 1 if bound else 0
     names = {"m": "mu", "v": "mu_difference", "n": "nu"}
-    return Replay(tx, {key: lambda s, f=field: getattr(s[direction], f) for key, field in names.items()})
+
+    def direction(state):
+        state = state[1 if bound else 0]
+        return state if restart is None else state.inner
+
+    return Replay(tx, {key: lambda s, f=field: getattr(direction(s), f) for key, field in names.items()})
 
 
 def lion(golden: Golden) -> Replay:

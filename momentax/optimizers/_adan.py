@@ -1,7 +1,7 @@
 """Adan: adaptive Nesterov momentum with gradient differences and proximal weight decay.
 
     g  = all gradients, shortened together to `max_grad_norm`         (1)  clip_global_norm, where it is given
-    u  = Adan's direction                                             (2)  scale_by_adan
+    u  = Adan's direction                                             (2)  scale_by_adan; restarts: reset_momentum
     w  <- (w - eta u) / (1 + eta lam)                                 (3)  decays.proximal
     w  <- (1 - eta lam) w - eta u                                     (4)  decay="decoupled" (`no_prox` of the code)
 
@@ -18,10 +18,11 @@ from typing import Any
 
 import optax
 
-from momentax import checks
+from momentax import checks, clocks
 from momentax.decays import take_step
 from momentax.transforms import clip_global_norm, scale_by_adan
 from momentax.typing import Mask, ScalarOrSchedule
+from momentax.wrappers import reset_momentum
 
 
 def adan(
@@ -51,7 +52,7 @@ def adan(
       weight_decay: lam, per unit of learning rate; number or schedule. None (off) is the default of the code.
       max_grad_norm: bound of the joint gradient norm; number or schedule; None (off) is the default of the code.
       decay: "proximal", (3), or "decoupled", (4).
-      restart_every: restart before steps K, 2K, ...; None never.
+      restart_every: restart after every K steps; None never. The authors do so in one table only.
       restart_when: `f(count, updates, params) -> bool scalar`; restart before the steps where it holds.
       weight_decay_mask: which leaves decay: a tree of bools, a prefix, or a function of the parameters, for example
         `momentax.routing.no_decay_on_vectors`. None decays every leaf, as the code does.
@@ -69,15 +70,11 @@ def adan(
     """
     checks.check_learning_rate("adan", learning_rate)
     checks.check_choice("adan", "decay", decay, ("proximal", "decoupled"))
-    direction = scale_by_adan(
-        b1,
-        b2,
-        b3,
-        eps,
-        restart_every=restart_every,
-        restart_when=restart_when,
-        mu_dtype=mu_dtype,
-        nu_dtype=nu_dtype,
-    )
+    checks.check_steps("adan", restart_every=restart_every)
+    direction = scale_by_adan(b1, b2, b3, eps, mu_dtype=mu_dtype, nu_dtype=nu_dtype)
+    if restart_every is not None:
+        direction = reset_momentum(direction, clocks.apart(restart_every))
+    if restart_when is not None:
+        direction = reset_momentum(direction, restart_when)
     clips = [] if max_grad_norm is None else [clip_global_norm(max_grad_norm, eps)]
     return optax.chain(*clips, direction, take_step(learning_rate, weight_decay, weight_decay_mask, decay=decay))

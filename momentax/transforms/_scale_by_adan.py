@@ -11,8 +11,8 @@ g: gradient, any shape; m, v, n: `mu`, `mu_difference`, `nu`, same shape, start 
 The betas are those of the official code, 1 - beta of the paper: (0.98, 0.92, 0.99) here is (0.02, 0.08, 0.01)
 there. The look-ahead coefficient in (4) and (6) is therefore b2.
 
-Restart: before the step on which it is due, m = v = n = 0, the products of decays start again, and d = 0 on that
-step. Schedules go on.
+Restarts: `momentax.reset_momentum` around this returns m, v, n and the products of decays to zero, and then d = 0 as in
+the first step. Schedules go on.
 
 Contract: transform.
 Source: Xie et al., Adan: Adaptive Nesterov Momentum Algorithm for Faster Optimizing Deep Models, IEEE TPAMI 2024,
@@ -21,17 +21,16 @@ Departure: from Algorithm 1 of the paper, whose averages start at the first grad
 with which its results were made, starts at zero and debiases. Restarting is the code's too (all but one table of
 the paper run without it).
 A zero gradient from the start gives a zero update. A spike of size S is seen by (3) as +S, then -S. Non-finite
-gradients enter every average and stay until a restart; `optax.apply_if_finite` keeps them out.
+gradients enter every average and stay until a reset; `optax.apply_if_finite` keeps them out.
 """
 
-from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import optax
 
-from momentax import checks, clocks, leaves, scalars
+from momentax import checks, leaves, scalars
 from momentax.typing import Count, ScalarOrSchedule
 
 
@@ -40,7 +39,6 @@ class ScaleByAdanState(NamedTuple):
 
     Attributes:
       count: steps taken, int32 scalar.
-      age: steps since the start or the last restart, int32 scalar.
       mu: average gradient m, shaped like the parameters, starts at zero.
       mu_difference: average gradient difference v, likewise.
       nu: average squared look-ahead gradient n, likewise.
@@ -52,7 +50,6 @@ class ScaleByAdanState(NamedTuple):
     """
 
     count: Count
-    age: jax.Array
     mu: optax.Updates
     mu_difference: optax.Updates
     nu: optax.Updates
@@ -68,8 +65,6 @@ def scale_by_adan(
     b3: ScalarOrSchedule = 0.99,
     eps: ScalarOrSchedule = 1e-8,
     *,
-    restart_every: int | None = None,
-    restart_when: Callable[..., Any] | None = None,
     mu_dtype: Any = None,
     nu_dtype: Any = None,
 ) -> optax.GradientTransformationExtraArgs:
@@ -80,19 +75,16 @@ def scale_by_adan(
       b2: decay of the average difference, and the look-ahead coefficient; likewise.
       b3: decay of the average squared look-ahead gradient; likewise.
       eps: added to the root, in units of the gradient; number or schedule.
-      restart_every: restart before steps K, 2K, ... counted from 0; None never.
-      restart_when: `f(count, updates, params) -> bool scalar`, jit-safe; restart before the steps where it holds.
       mu_dtype: dtype of m, v and the stored gradient; None means the leaf's own, float32 for half precision.
       nu_dtype: dtype of n; None likewise.
 
     Raises:
-      ValueError: a decay is a number outside [0, 1), `restart_every` is below 1, or the gradients do not match
-        the state.
+      ValueError: a decay is a number outside [0, 1), `eps` is negative, or the gradients do not match the state.
       TypeError: a leaf is not floating, or complex.
 
     Example:
       >>> import jax.numpy as jnp, momentax
-      >>> tx = momentax.scale_by_adan(restart_every=1000)
+      >>> tx = momentax.scale_by_adan()
       >>> state = tx.init(jnp.zeros(2))
       >>> for _ in range(3):
       ...     updates, state = tx.update(jnp.array([0.3, -20.0]), state)
@@ -101,7 +93,6 @@ def scale_by_adan(
     """
     checks.check_fraction("scale_by_adan", b1=b1, b2=b2, b3=b3)
     checks.check_non_negative("scale_by_adan", eps=eps)
-    checks.check_steps("scale_by_adan", restart_every=restart_every)
 
     def init(params):
         def slot(dtype):
@@ -109,7 +100,6 @@ def scale_by_adan(
 
         return ScaleByAdanState(
             count=jnp.zeros([], jnp.int32),
-            age=jnp.zeros([], jnp.int32),
             mu=slot(mu_dtype),
             mu_difference=slot(mu_dtype),
             nu=slot(nu_dtype),
@@ -120,31 +110,17 @@ def scale_by_adan(
         )
 
     def update(updates, state, params=None, **extra_args):
-        del extra_args
-        restart: Any = False  # a constant where nothing restarts, and then no operation in the program
-        if restart_every is not None:
-            restart = restart | clocks.due(state.count, restart_every)
-        if restart_when is not None:
-            restart = restart | restart_when(state.count, updates, params)
-
-        def reset(x):
-            return x if restart is False else jnp.where(restart, jnp.zeros_like(x), x)
-
+        del params, extra_args
         decays = [leaves.value_at(value, state.count) for value in (b1, b2, b3)]
-        weights = [
-            scalars.average(reset(weight), 1.0, decay)
-            for weight, decay in zip(
-                (state.mu_weight, state.mu_difference_weight, state.nu_weight), decays, strict=True
-            )
-        ]
-        age = reset(state.age)
-        first = age == 0
+        old_weights = (state.mu_weight, state.mu_difference_weight, state.nu_weight)
+        weights = [scalars.average(weight, 1.0, decay) for weight, decay in zip(old_weights, decays, strict=True)]
+        first = state.mu_weight == 0
 
         def leaf(g, m, v, n, minus_g_tm1, decay1, decay2, decay3, floor, weight1, weight2, weight3):
             d = jnp.where(first, 0, g + minus_g_tm1)  # (1)
-            m = decay1 * reset(m) + (1 - decay1) * g  # (2)
-            v = decay2 * reset(v) + (1 - decay2) * d  # (3)
-            n = decay3 * reset(n) + (1 - decay3) * (g + decay2 * d) ** 2  # (4)
+            m = decay1 * m + (1 - decay1) * g  # (2)
+            v = decay2 * v + (1 - decay2) * d  # (3)
+            n = decay3 * n + (1 - decay3) * (g + decay2 * d) ** 2  # (4)
             root = jnp.sqrt(n) / jnp.sqrt(weight3) + floor  # (5)
             u = (m / weight1 + decay2 * v / weight2) / root  # (6)
             return u, m, v, n, -g
@@ -156,6 +132,6 @@ def scale_by_adan(
             state=[state.mu, state.mu_difference, state.nu, state.minus_g_tm1],
             coefficients=[*decays, leaves.value_at(eps, state.count), *map(scalars.nonzero, weights)],
         )
-        return updates, ScaleByAdanState(leaves.next_count(state.count), leaves.next_count(age), *slots, *weights)
+        return updates, ScaleByAdanState(leaves.next_count(state.count), *slots, *weights)
 
     return optax.GradientTransformationExtraArgs(init, update)

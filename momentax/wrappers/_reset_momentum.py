@@ -17,6 +17,7 @@ code of Stable-SPAM (arXiv 2502.17055) resets after the step.
 Non-finite numbers in the inner state go with the reset.
 """
 
+from collections.abc import Callable
 from typing import Any, Literal, NamedTuple
 
 import jax
@@ -44,7 +45,7 @@ class ResetMomentumState(NamedTuple):
 
 def reset_momentum(
     inner: Transformation,
-    every: int = 500,
+    every: int | Callable[[Any, Any, Any], Any] = 500,
     warmup: int | None = None,
     *,
     restart_counts: bool = False,
@@ -55,8 +56,10 @@ def reset_momentum(
 
     Args:
       inner: any transformation or optimizer.
-      every: K, steps between resets. 500 as in SPAM.
-      warmup: N, steps of (2) after each reset, at most `every`; None is off. SPAM takes 150, well above 1 / (1 - b1).
+      every: K, steps between resets, 500 as in SPAM; or a predicate `f(count, updates, params) -> bool scalar`,
+        jit-safe, asked before each step, when `count` others have been taken.
+      warmup: N, steps of (2) after each reset, at most `every`, which must be a number then; None is off. SPAM takes 150,
+        well above 1 / (1 - b1).
       restart_counts: reset integers and keys too; schedules of `inner` then restart.
       keep: names of state fields that are not reset, for example ("mu_weight", "nu_weight").
       when: "before" a step whose number is a multiple of `every`, or "after" it.
@@ -78,7 +81,9 @@ def reset_momentum(
       [1.9]
     """
     checks.check_transformation("reset_momentum", "inner", inner)
-    checks.check_period("reset_momentum", "every", every, warmup)
+    if callable(every) and warmup is not None:
+        raise ValueError("reset_momentum: `warmup` counts from a known period: give `every` as a number of steps.")
+    checks.check_period("reset_momentum", "every", None if callable(every) else every, warmup)
     checks.check_choice("reset_momentum", "when", when, ("before", "after"))
     if every is None:
         raise ValueError("reset_momentum: `every` must be a number of steps; without resets leave the wrapper out.")
@@ -90,7 +95,7 @@ def reset_momentum(
 
     def update(updates, state, params=None, **extra_args):
         t = state.count + 1
-        now = clocks.due(t, every)
+        now = every(state.count, updates, params) if callable(every) else clocks.due(t, every)
         start = inner.init(jax.tree.map(jnp.zeros_like, updates) if params is None else params)
 
         def reset(path, old, fresh):
@@ -106,7 +111,7 @@ def reset_momentum(
         updates, new = inner.update(updates, old, params, **extra_args)
         if when == "after":
             new = jax.tree.map_with_path(reset, new, start)
-        if warmup is not None:
+        if warmup is not None and not callable(every):
             scale = lambda u, factor: factor * u  # noqa: E731
             updates = leaves.lift(
                 "reset_momentum", scale, updates, coefficients=[_factor(t, every, warmup)], real=False

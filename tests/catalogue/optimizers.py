@@ -63,7 +63,7 @@ CASES = [
             scheduled=("learning_rate", "b1", "b2", "b3", "eps", "weight_decay"),
             static_args=("restart_every",),
             static_choices={"decay": "l2"},
-            parts=("scale_by_adan", "proximal"),
+            parts=("scale_by_adan", "proximal", "reset_momentum"),
         ),
     ),
     Case(

@@ -23,8 +23,8 @@ CASES = [
     Case(
         "momentax.scale_by_adan",
         momentax.scale_by_adan,
-        dict(restart_every=2),
-        Traits(scheduled=("b1", "b2", "b3", "eps"), static_args=("restart_every",)),
+        dict(),
+        Traits(scheduled=("b1", "b2", "b3", "eps")),
     ),
     Case(
         "momentax.scale_by_lion_k",
