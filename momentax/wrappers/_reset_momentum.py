@@ -58,8 +58,8 @@ def reset_momentum(
       inner: any transformation or optimizer.
       every: K, steps between resets, 500 as in SPAM; or a predicate `f(count, updates, params) -> bool scalar`,
         jit-safe, asked before each step, when `count` others have been taken.
-      warmup: N, steps of (2) after each reset, at most `every`, which must be a number then; None is off. SPAM takes 150,
-        well above 1 / (1 - b1).
+      warmup: N, steps of (2) after each reset, at most `every`, which must be a number then; None is off. SPAM takes
+        150, well above 1 / (1 - b1).
       restart_counts: reset integers and keys too; schedules of `inner` then restart.
       keep: names of state fields that are not reset, for example ("mu_weight", "nu_weight").
       when: "before" a step whose number is a multiple of `every`, or "after" it.
