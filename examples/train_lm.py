@@ -3,6 +3,7 @@
     python examples/train_lm.py                                      # the Python standard library, AdamP
     python examples/train_lm.py --optimizer am_adamw --data book.txt
     python examples/train_lm.py --compare adamw,adamp,am_adamw       # same start, same batches, one picture
+    python examples/train_lm.py --spikes 0.01 --compare adamw,adamw_clip,spam,stable_spam   # planted bad gradients
 
 A run lives in one folder: its configuration, a log with one JSON record per step, Orbax checkpoints, curves, a
 sample of generated text. The same command again resumes it, however it stopped, and gives the numbers that an
@@ -43,9 +44,12 @@ import momentax
 # Learning rate and weight decay by optimizer: the best of three or four rates, a factor of two or three apart, at 600
 # steps of the default run. Adam's steps have about length one per coordinate before the rate; Adan's are shorter, its
 # denominator holding gradient differences too; Lion's signs are always of full length. AM-SGD averages gradients where
-# SGD adds them up, ten times as much at b1 = 0.9.
+# SGD adds them up, ten times as much at b1 = 0.9. What guards Adam against spikes takes Adam's.
 DEFAULTS = {
     "adamw": (3e-3, 0.1),
+    "adamw_clip": (3e-3, 0.1),
+    "spam": (3e-3, 0.1),
+    "stable_spam": (3e-3, 0.1),
     "adamp": (3e-3, 0.1),
     "am_adamw": (3e-3, 0.1),
     "adan": (8e-3, 0.1),
@@ -56,7 +60,15 @@ DEFAULTS = {
     "am_sgd": (1.0, 1e-3),
 }
 OTHERS = (1e-3, 0.1)
-MOMENTUM = {"sgd": {"momentum": 0.9, "nesterov": True}, "sgdp": {"b1": 0.9, "nesterov": True}}  # off by default
+ARGUMENTS: dict[str, dict[str, Any]] = {
+    "sgd": {"momentum": 0.9, "nesterov": True},  # off by default, as in sgdp
+    "sgdp": {"b1": 0.9, "nesterov": True},
+    # The default 2000 steps see resets at 500, 1000, 1500 (and 2000, too late to matter), SPAM's with 350 steps at the
+    # full rate after each 150 of warm-up. Stable-SPAM's own 1000 would show one.
+    "spam": {"reset_every": 500},
+    "stable_spam": {"reset_every": 500},
+}
+SPIKE = 1000  # the noise of --spikes, in units of the mean |gradient| of the array it is added to
 EVALUATION_WINDOWS = 256
 TEMPERATURE = 0.8
 VALIDATION = "validation_bits_per_byte"
@@ -172,9 +184,14 @@ class GPT(nnx.Module):
 # --------------------------------------------------------------------------------------------------- optimizer
 
 
+def adamw_clip(learning_rate: Any, weight_decay: float, mask: Any) -> optax.GradientTransformationExtraArgs:
+    """The plain remedy against spikes."""
+    return optax.chain(optax.clip_by_global_norm(1.0), optax.adamw(learning_rate, weight_decay=weight_decay, mask=mask))
+
+
 def optimizer_factories() -> dict[str, Callable[..., Any]]:
     """Every optimizer whose first argument is the learning rate: momentax's, and what optax has besides."""
-    found = {}
+    found = {"adamw_clip": adamw_clip}
     for name, value in [*vars(optax).items(), *vars(momentax.optimizers).items()]:  # the later wins
         if isinstance(value, FunctionType | partial) and not name.startswith(("_", "scale_by_")):
             if next(iter(inspect.signature(value).parameters), None) == "learning_rate":
@@ -206,7 +223,7 @@ def make_optimizer(config: Config) -> optax.GradientTransformationExtraArgs:
     decay = {"weight_decay": config.weight_decay, "weight_decay_mask": mask, "mask": mask}  # optax says `mask`
     accepted = inspect.signature(factory).parameters
     arguments = {name: value for name, value in decay.items() if name in accepted}
-    return optax.with_extra_args_support(factory(schedule, **arguments, **MOMENTUM.get(config.optimizer, {})))
+    return optax.with_extra_args_support(factory(schedule, **arguments, **ARGUMENTS.get(config.optimizer, {})))
 
 
 # -------------------------------------------------------------------------------------------------------- step
@@ -220,6 +237,23 @@ class State(NamedTuple):
 def bits_per_byte(graphdef: Any, params: Any, sample: jax.Array) -> jax.Array:
     logits = nnx.merge(graphdef, params)(sample[:, :-1])
     return optax.softmax_cross_entropy_with_integer_labels(logits, sample[:, 1:]).mean() / math.log(2)
+
+
+def spike(config: Config, step: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """Whether a step's gradients get a spike, and the key of its noise: the same for every optimizer."""
+    root = jax.random.fold_in(jax.random.key(config.seed), 2**31)  # a batch folds in its step, which is smaller
+    comes, noise = jax.random.split(jax.random.fold_in(root, step))
+    return jax.random.bernoulli(comes, config.spikes), noise
+
+
+def add_spike(config: Config, grads: Any, step: jax.Array) -> Any:
+    comes, key = spike(config, step)
+
+    def noisy() -> Any:
+        noise = optax.tree.random_like(key, grads)
+        return jax.tree.map(lambda g, z: g + SPIKE * jnp.abs(g).mean() * z, grads, noise)
+
+    return jax.lax.cond(comes, noisy, lambda: grads)
 
 
 def make_steps(config: Config, graphdef: Any, tx: optax.GradientTransformationExtraArgs) -> tuple[Any, Any]:
@@ -237,6 +271,8 @@ def make_steps(config: Config, graphdef: Any, tx: optax.GradientTransformationEx
         zeros = (jnp.zeros(()), jax.tree.map(jnp.zeros_like, state.params))
         total, _ = jax.lax.scan(accumulate, zeros, starts)
         loss, grads = jax.tree.map(lambda x: x / config.accumulate, total)
+        if config.spikes:
+            grads = add_spike(config, grads, step)
         # `value` is for methods that model the loss: like the gradient, the mean of all that was accumulated
         updates, opt_state = tx.update(grads, state.opt_state, state.params, value=loss)
         return State(optax.apply_updates(state.params, updates), opt_state), loss
@@ -259,7 +295,7 @@ def write(path: Path, content: bytes) -> None:
 
 def identity(config: Config) -> dict[str, Any]:
     """All that determines the numbers of a run, and nothing else."""
-    free = {"compare", "out", "checkpoint_every", "eval_every", "sample"}
+    free = {"compare", "out", "checkpoint_every", "eval_every", "sample"} | ({"spikes"} if not config.spikes else set())
     return {name: value for name, value in vars(config).items() if name not in free}
 
 
@@ -390,7 +426,7 @@ def generate(graphdef: Any, params: Any, prompt: np.ndarray, count: int, seed: i
     return np.asarray(jax.lax.scan(one, jnp.asarray(prompt, jnp.int32), keys)[1], np.uint8).tobytes()
 
 
-def draw(path: Path, runs: dict[str, list[Record]], unigram: float, title: str) -> None:
+def draw(path: Path, runs: dict[str, list[Record]], unigram: float, title: str, spikes: np.ndarray) -> None:
     """Training (thin, smoothed) and validation (dots) against steps and against seconds; the best is first."""
     palette = ["#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#7f7f7f", "#000000"]
     figure = Figure(figsize=(11, 4.6), layout="constrained")
@@ -411,11 +447,13 @@ def draw(path: Path, runs: dict[str, list[Record]], unigram: float, title: str) 
         panel.set_xlim(left=0)
         panel.grid(alpha=0.25)
         panel.spines[["top", "right"]].set_visible(False)
+    panels[0].vlines(spikes, 0, 1, "#555555", "--", transform=panels[0].get_xaxis_transform(), lw=0.7, alpha=0.5)
     levels = [unigram, *(records[-1][VALIDATION] for records in runs.values())]
     panels[0].set_ylim(0.9 * min(levels), 1.1 * max(levels))
     panels[0].set_ylabel("bits per byte")
     key = {"title": "validation, at the end (thin: training)", "alignment": "left", "frameon": False}
-    panels[1].legend(loc="upper right", bbox_to_anchor=(1, 0.84), **key)
+    below = {"bbox_to_anchor": (1, unigram), "bbox_transform": panels[1].get_yaxis_transform()}
+    panels[1].legend(loc="upper right", **below, **key)
     figure.suptitle(title, x=0.01, ha="left", fontsize=11)
     figure.savefig(path.with_name("partial.png"), dpi=150)
     os.replace(path.with_name("partial.png"), path)
@@ -446,7 +484,8 @@ def parse(argv: list[str] | None) -> Config:
     flag("--width", type=int, default=128, help="of the model (128)")
     flag("--depth", type=int, default=4, help="transformer blocks (4)")
     flag("--heads", type=int, default=4, help="attention heads (4)")
-    flag("--seed", type=int, default=0, help="of weights, batches and generated text (0)")
+    flag("--spikes", type=float, default=0.0, metavar="RATE", help=f"chance per step of a {SPIKE} x gradient spike (0)")
+    flag("--seed", type=int, default=0, help="of weights, batches, spikes and generated text (0)")
     flag("--data", type=Path, help="a file or a folder of text (the Python standard library)")
     flag("--out", type=Path, help="the run's folder (one under runs/, named after the configuration)")
     flag("--checkpoint-every", type=int, default=200, help="steps from checkpoint to checkpoint (200)")
@@ -456,10 +495,10 @@ def parse(argv: list[str] | None) -> Config:
     for name, value in vars(config).items():
         if isinstance(value, int) and value < (name not in ("seed", "sample")):
             raise Refused(f"--{name.replace('_', '-')} {value} is too small: give 1 or more")
-    for name in ("learning_rate", "weight_decay"):
+    for name, limit in {"learning_rate": math.inf, "weight_decay": math.inf, "spikes": 1}.items():
         value = getattr(config, name)
-        if value is not None and not 0 <= value < math.inf:
-            raise Refused(f"--{name.replace('_', '-')} {value} makes no sense: give a finite number, 0 or more")
+        if value is not None and not 0 <= value < limit:
+            raise Refused(f"--{name.replace('_', '-')} {value} makes no sense: give 0 or more, and less than {limit}")
     if config.compare and len(set(config.compare.split(","))) < len(config.compare.split(",")):
         raise Refused(f"--compare {config.compare} names an optimizer twice: name each once")
     if config.width % config.heads:
@@ -476,6 +515,9 @@ def run(config: Config) -> None:
     out = config.out or Path("runs") / f"{config.optimizer}-{tag}"
     unigram = unigram_bits(text, validation_windows(text, config))
     print(f"unigram     {unigram:.3f} bits per validation byte (the byte frequencies of the training split)")
+    spikes = 1 + np.flatnonzero(jax.vmap(lambda step: spike(config, step)[0])(jnp.arange(config.steps)))
+    if config.spikes:
+        print(f"spikes      in {len(spikes)} of {config.steps} steps, {SPIKE} x the mean |gradient| of each array")
     print(f"run         {out}")
     if config.compare:
         with claim(out, config):
@@ -492,7 +534,9 @@ def run(config: Config) -> None:
     summarize(runs, unigram)
     curves = out / f"{'-'.join(runs)}.png"
     model = f"Byte-level GPT, {config.depth} blocks of width {config.width}, on {text.name}"
-    draw(curves, runs, unigram, f"{model}, {config.accumulate * config.batch} x {config.sequence} bytes per step")
+    spiked = ", spikes where dashed" if config.spikes else ""
+    title = f"{model}, {config.accumulate * config.batch} x {config.sequence} bytes per step{spiked}"
+    draw(curves, runs, unigram, title, spikes)
     print(f"curves      {curves}")
 
 

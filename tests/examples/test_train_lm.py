@@ -16,6 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from matplotlib.figure import Figure
 
 PROGRAM = Path(__file__).parents[2] / "examples" / "train_lm.py"
 MODEL = "--width 16 --depth 1 --heads 2 --sequence 16 --batch 4 --sample 20".split()
@@ -83,7 +84,8 @@ def run_process(book):
         "PYTHONUNBUFFERED": "1",
         "PYTHONPATH": os.pathsep.join(sys.path),
     }
-    flags = [*MODEL, *"--steps 30 --checkpoint-every 4 --eval-every 5 --optimizer am_adamw --data".split(), book]
+    flags = "--steps 30 --checkpoint-every 4 --eval-every 5 --optimizer am_adamw --spikes 0.1 --data"
+    flags = [*MODEL, *flags.split(), book]
 
     def run(out: Path, *before: str, expected: int) -> str:
         command = [sys.executable, *before, str(PROGRAM), *flags, "--out", str(out)]
@@ -161,6 +163,7 @@ def test_finished_run_is_not_repeated(book, tmp_path, capsys, monkeypatch):
         ("--optimizer adamw", "optimizer (adamp there, adamw here)"),
         ("--learning-rate 0.5", "learning_rate (0.003 there, 0.5 here)"),
         ("--steps 13", "steps (12 there, 13 here)"),
+        ("--spikes 0.5", "spikes (None there, 0.5 here)"),
         ("--compare adamp,adamw", "optimizer (adamp there, compare here)"),
         ("--data {other}", "data ("),
     ],
@@ -244,6 +247,10 @@ def test_bad_data_is_refused_in_one_sentence(content, named, tmp_path, capsys):
         ("--optimizer sgd --weight-decay 0.1", "sgd has no weight decay"),
         ("--heads 3", "--width 16 is not a multiple of --heads 3"),
         ("--checkpoint-every 0", "--checkpoint-every 0 is too small"),
+        ("--learning-rate inf", "--learning-rate inf makes no sense"),
+        ("--spikes 1", "--spikes 1.0 makes no sense: give 0 or more, and less than 1"),
+        ("--spikes -0.1", "--spikes -0.1 makes no sense"),
+        ("--spikes nan", "--spikes nan makes no sense"),
     ],
 )
 def test_bad_flags_are_refused_in_one_sentence(flags, named, book, tmp_path, capsys):
@@ -309,6 +316,10 @@ def test_compare_starts_alike_and_draws_one_picture(book, tmp_path, capsys):
     assert capsys.readouterr().out.count("is finished") == 3
 
 
+def test_defaults_are_of_optimizers_that_exist():
+    assert train_lm.DEFAULTS.keys() | train_lm.ARGUMENTS.keys() <= train_lm.optimizer_factories().keys()
+
+
 def test_accumulation_equals_a_larger_batch(book, tmp_path):
     for name, flags in {"large": "--batch 8", "accumulated": "--batch 2 --accumulate 4"}.items():
         flags = [*SHORT, *flags.split(), "--data", book, "--optimizer", "am_sgd", "--learning-rate", "0.1"]
@@ -318,16 +329,69 @@ def test_accumulation_equals_a_larger_batch(book, tmp_path):
     assert large[0] > large[-1]
 
 
-def test_value_given_to_the_optimizer_is_the_accumulated_loss(book, tmp_path, monkeypatch):
-    """The mean over the micro-batches, not the last one's."""
+def given_to_optimizer(book, tmp_path, *flags):
+    """The configuration, the step and, for each step, gradients, `value` and loss; the weights stand still."""
 
     def update(grads, state, params=None, *, value):
-        return grads, {"value": value}
+        return jax.tree.map(jnp.zeros_like, grads), {"grads": grads, "value": value}
 
-    recorder = optax.GradientTransformationExtraArgs(lambda params: {"value": jnp.zeros(())}, update)
-    config = train_lm.parse([*SHORT, "--accumulate", "3"])
+    def init(params):
+        return {"grads": jax.tree.map(jnp.zeros_like, params), "value": jnp.zeros(())}
+
+    config = train_lm.parse([*SHORT, *flags])
     text = train_lm.load_text(Path(book), tmp_path, config.sequence)
+    data = jnp.asarray(text.train)
     graphdef, params = train_lm.nnx.split(train_lm.GPT(config, train_lm.nnx.Rngs(0)))
-    step, _ = train_lm.make_steps(config, graphdef, recorder)
-    state, loss = step(train_lm.State(params, recorder.init(params)), jnp.asarray(text.train), 0)
-    assert float(state.opt_state["value"]) == float(loss)
+    train_step, _ = train_lm.make_steps(config, graphdef, optax.GradientTransformationExtraArgs(init, update))
+    state, given = train_lm.State(params, init(params)), []
+    program = train_step.lower(state, data, np.int32(0)).as_text()
+    for step in range(config.steps):
+        state, loss = train_step(state, data, np.int32(step))
+        given.append((jax.device_get(state.opt_state), float(loss)))
+    return config, program, given
+
+
+def test_value_given_to_the_optimizer_is_the_accumulated_loss(book, tmp_path):
+    """The mean over the micro-batches, not the last one's."""
+    _, _, given = given_to_optimizer(book, tmp_path, "--accumulate", "3")
+    assert all(float(state["value"]) == loss for state, loss in given)
+
+
+def spiked_steps(config) -> list[bool]:
+    return [bool(train_lm.spike(config, step)[0]) for step in range(config.steps)]
+
+
+def test_spikes_are_noise_in_some_steps_and_leave_the_others_alone(book, tmp_path):
+    config, program, spiked = given_to_optimizer(book, tmp_path, "--spikes", "0.5")
+    _, clean_program, clean = given_to_optimizer(book, tmp_path)
+    noises = []
+    for comes, (state, loss), (reference, same_loss) in zip(spiked_steps(config), spiked, clean, strict=True):
+        assert loss == pytest.approx(same_loss, rel=1e-6)
+        grads, plain = jax.tree.leaves(state["grads"]), jax.tree.leaves(reference["grads"])
+        noise = [(g - h) / (1000 * np.abs(h).mean()) for g, h in zip(grads, plain, strict=True)]
+        if comes:
+            assert all(0.2 < n.std() < 2 for n in noise)  # every leaf, of 16 entries or more
+            noises.append(np.concatenate([n.ravel() for n in noise]))
+        else:
+            assert max(np.abs(n).max() for n in noise) < 1e-7
+    assert 2 <= len(noises) <= 10
+    np.testing.assert_allclose(np.cov(noises), np.eye(len(noises)), atol=0.1)  # 10,000 entries: unit, independent
+    assert "erf_inv" in program and "erf_inv" not in clean_program  # what draws normal numbers
+
+
+def test_run_without_spikes_is_the_one_from_before_they_existed():
+    assert "spikes" not in train_lm.identity(train_lm.parse(["--spikes", "0"]))
+    assert train_lm.identity(train_lm.parse(["--spikes", "0.25"]))["spikes"] == 0.25
+
+
+def test_compare_under_spikes_counts_and_marks_them(book, tmp_path, capsys, monkeypatch):
+    figures = []
+    monkeypatch.setattr(train_lm, "Figure", lambda **looks: figures.append(Figure(**looks)) or figures[0])
+    flags = [*SHORT, "--data", book, "--compare", "adamw,adamw_clip", "--spikes", "0.4", "--out", str(tmp_path)]
+    assert train_lm.main(flags) == 0
+    comes = spiked_steps(train_lm.parse(flags))
+    assert f"spikes      in {sum(comes)} of 12 steps, 1000 x" in capsys.readouterr().out
+    marks = [segment[0, 0] for segment in figures[0].axes[0].collections[0].get_segments()]
+    assert marks == [step for step, comes in enumerate(comes, 1) if comes] != []
+    adamw, clipped = losses(tmp_path / "adamw"), losses(tmp_path / "adamw_clip")
+    assert adamw[0] == clipped[0] and adamw[-1] != clipped[-1]
