@@ -85,6 +85,7 @@ GLOSSARY = {
     "proximity": "weight of staying near the step of the memory",
     "refresh": "steps between choices of entries",
     "reset_every": "steps between resets of the momentum inside an optimizer",
+    "restart": "whether the inner transformation starts again",
     "restart_bias": "whether the debiasing restarts at resets",
     "restart_counts": "whether integers are reset too",
     "restart_every": "steps between restarts",

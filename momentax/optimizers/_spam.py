@@ -113,8 +113,8 @@ def spam(
 
     def sparse(inner):
         if masks is not None:
-            return sparse_momentum(inner, masks=masks)
-        return sparse_momentum(inner, density, reset_every, density_mask=sparse_leaves, key=key)
+            return sparse_momentum(inner, masks=masks, restart=False)
+        return sparse_momentum(inner, density, reset_every, density_mask=sparse_leaves, restart=False, key=key)
 
     if density is None and masks is None:
         return optax.chain(direction, take_step(learning_rate, weight_decay, weight_decay_mask, decay="after_step"))

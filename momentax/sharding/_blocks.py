@@ -12,7 +12,7 @@ from jax.sharding import PartitionSpec
 from momentax.sharding._carry import carry
 
 SMALLEST_BLOCK = 64  # entries: below, a block would leave little to chance
-_ROUNDS = 4  # of mixing in a permutation
+_ROUNDS = 3  # of mixing in a permutation
 
 
 @dataclasses.dataclass(frozen=True)

@@ -2,7 +2,7 @@
 
     S: floor(d n) entries of a leaf of n, chosen anew before every step t with t mod R = 0          (1)
     u[S] = inner(g[S], w[S]),   u = 0 elsewhere                                                      (2)
-    where S is chosen anew, what `inner` keeps for its entries returns to its initial value          (3)
+    where S is chosen anew, `inner` starts again: `momentax.reset_momentum` around it                (3)
 
 d: `density`; R: `refresh`; t: steps, counted from 1. Each leaf is divided into equal blocks, a power of two of them
 along each axis, and each block gives the same number of entries, or one more. So choosing, gathering and scattering
@@ -16,7 +16,7 @@ Source: Huang et al., SPAM: Spike-Aware Adam with Momentum Reset for Stable LLM 
 official code TianjinYellow/SPAM-Optimizer, for two-dimensional leaves.
 Departure: the code draws every mask but the first entry by entry with probability d, so that the number of entries
 varies and buffers cannot be compact; here it is exactly floor(d n), spread evenly over the blocks.
-Departure: the code leaves the state alone and relies on resets at the same steps, `momentax.reset_momentum`.
+In the code resets come at the same steps, with a warm-up and without restarting the debiasing: `momentax.spam`.
 """
 
 import itertools
@@ -33,6 +33,7 @@ import optax
 from momentax import checks, clocks, leaves
 from momentax.sharding import Blocks, divide
 from momentax.typing import Count, Mask, Transformation
+from momentax.wrappers._reset_momentum import reset_momentum
 
 
 class SparseMomentumState(NamedTuple):
@@ -57,6 +58,7 @@ def sparse_momentum(
     *,
     density_mask: Mask | None = None,
     masks: Mapping[str, Any] | None = None,
+    restart: bool = True,
     blocks: int = 64,
     key: Any = 0,
 ) -> optax.GradientTransformationExtraArgs:
@@ -70,6 +72,7 @@ def sparse_momentum(
         `momentax.routing.only_matrices`. None means all. The others are shown to `inner` as they are.
       masks: instead of `density`, masks to replay: from the path of each sparse leaf to bools of shape
         (steps, *shape); the last one stays. Buffers hold as many entries as the fullest mask.
+      restart: whether (3) is done; False where `inner` resets itself at these steps.
       blocks: most blocks along an axis, a power of two: at least the number of devices over which one is sharded.
       key: an integer or a jax.random key; the choice depends on it, on the step and on the leaf alone.
 
@@ -82,7 +85,7 @@ def sparse_momentum(
       >>> tx = momentax.sparse_momentum(momentax.scale_by_adam(), density=0.25, refresh=100)
       >>> params = jnp.ones((16, 8))
       >>> updates, state = tx.update(params, tx.init(params))
-      >>> int((updates != 0).sum()), state.inner.mu.size
+      >>> int((updates != 0).sum()), state.inner.inner.mu.size
       (32, 32)
     """
     checks.check_transformation("sparse_momentum", "inner", inner)
@@ -100,6 +103,10 @@ def sparse_momentum(
         raise ValueError(
             "sparse_momentum: `masks` say which leaves are sparse and when: leave out the other arguments."
         )
+    if restart and masks:
+        inner = reset_momentum(inner, _changes(masks))
+    elif restart and refresh is not None:
+        inner = reset_momentum(inner, refresh)
     inner = optax.with_extra_args_support(inner)
 
     def plan(params):
@@ -118,25 +125,25 @@ def sparse_momentum(
             for (path, shape), sparse in zip(flat, chosen, strict=True)
         ]
 
-    def choose(leaf, like, t):
-        """The places that a leaf keeps at step t."""
-        if leaf.table is not None:
-            return jnp.asarray(leaf.table)[jnp.minimum(t, len(leaf.table)) - 1]
+    def choose(sparse, flat, t):
+        """The places that each leaf keeps at step t."""
         start = key if jnp.issubdtype(jnp.result_type(key), jax.dtypes.prng_key) else jax.random.key(key)
-        start = jax.random.fold_in(start, 0 if refresh is None else t // refresh)
-        return leaf.blocks.draw(jax.random.fold_in(start, zlib.crc32(leaf.path.encode())), like)
+        start = start if refresh is None else jax.random.fold_in(start, t // refresh)
 
-    def due(leaf, t):
-        """Whether a leaf chooses anew before step t; False where it never does."""
-        if leaf is not None and leaf.table is not None:
-            return jnp.asarray(_changes(leaf.table))[jnp.minimum(t, len(leaf.table)) - 1]
-        return False if leaf is None or refresh is None else clocks.due(t, refresh)
+        def places(leaf, x):
+            if leaf is None:
+                return DENSE
+            if leaf.table is not None:
+                return jnp.asarray(leaf.table)[jnp.minimum(t, len(leaf.table)) - 1]
+            return leaf.blocks.draw(jax.random.fold_in(start, zlib.crc32(leaf.path.encode())), x)
+
+        return [places(leaf, x) for leaf, x in zip(sparse, flat, strict=True)]
 
     def init(params):
         leaves.check_leaves("sparse_momentum", params, real=False)
         flat, treedef = jax.tree.flatten(params)
         sparse = plan(params)
-        places = [DENSE if leaf is None else choose(leaf, x, 1) for leaf, x in zip(sparse, flat, strict=True)]
+        places = choose(sparse, flat, 1)
         state = inner.init(_compact(params, sparse, places))
         return SparseMomentumState(jnp.zeros([], jnp.int32), jax.tree.unflatten(treedef, places), state)
 
@@ -146,20 +153,14 @@ def sparse_momentum(
         t = state.count + 1
         flat, treedef = jax.tree.flatten(updates)
         sparse = plan(updates if params is None else params)
-        places = _stored(state.indices, sparse)
-        changed = [due(leaf, t) for leaf in sparse]
-        places = [
-            old if now is False else jax.lax.cond(now, lambda: choose(leaf, x, t), lambda: old)  # noqa: B023  (1)
-            for leaf, x, old, now in zip(sparse, flat, places, changed, strict=True)
-        ]
+        places = stored = _stored(state.indices, sparse)
+        if masks is not None:
+            places = choose(sparse, flat, t)
+        elif refresh is not None:
+            places = jax.lax.cond(clocks.due(t, refresh), lambda: choose(sparse, flat, t), lambda: stored)  # (1)
         shown = _compact(updates, sparse, places)
         shown_params = None if params is None else _compact(params, sparse, places)
-        inner_state = state.inner
-        if any(now is not False for now in changed):
-            start = inner.init(jax.tree.map(jnp.zeros_like, shown) if params is None else shown_params)
-            entries = jax.tree.unflatten(treedef, changed)
-            inner_state = _restarted(inner, inner_state, start, entries)  # (3)
-        steps, inner_state = inner.update(shown, inner_state, shown_params, **extra_args)  # (2)
+        steps, inner_state = inner.update(shown, state.inner, shown_params, **extra_args)  # (2), (3)
         full = [
             u if leaf is None else leaf.blocks.scatter(u, at, x)
             for u, leaf, at, x in zip(jax.tree.leaves(steps), sparse, places, flat, strict=True)
@@ -207,9 +208,13 @@ def _replayed(path: str, shape: tuple[int, ...], masks: Any) -> _Sparse:
     return _Sparse(path, whole, table.reshape(len(rows), *whole.grid, -1))
 
 
-def _changes(table: np.ndarray) -> np.ndarray:
-    """Whether the places of a step differ from those of the step before."""
-    return np.concatenate([[False], (table[1:] != table[:-1]).reshape(len(table) - 1, -1).any(axis=1)])
+def _changes(masks: Mapping[str, Any]) -> Any:
+    """The predicate of resets: whether any mask differs from that of the step before."""
+    steps = max(len(mask) for mask in masks.values())
+    changes = np.zeros(steps, bool)
+    for mask in map(np.asarray, masks.values()):
+        changes[1 : len(mask)] |= (mask[1:] != mask[:-1]).reshape(len(mask) - 1, -1).any(axis=1)
+    return lambda count, updates, params: jnp.asarray(changes)[jnp.minimum(count, steps - 1)]
 
 
 def _stored(indices: Any, sparse: list[_Sparse | None]) -> list[Any]:
@@ -233,14 +238,3 @@ def _compact(tree: Any, sparse: list[_Sparse | None], places: list[Any]) -> Any:
     flat, treedef = jax.tree.flatten(tree)
     kept = [x if leaf is None else leaf.blocks.gather(x, at) for x, leaf, at in zip(flat, sparse, places, strict=True)]
     return jax.tree.unflatten(treedef, kept)
-
-
-def _restarted(inner: Transformation, state: Any, start: Any, changed: Any) -> Any:
-    """The state with the entries of newly chosen leaves as in `start`; scalars and dense leaves stay."""
-    marks = optax.tree_map_params(inner, lambda _, now: now, state, changed, transform_non_params=lambda _: False)
-    return jax.tree.map(
-        lambda now, old, fresh: old if now is False else jnp.where(now, fresh.astype(old.dtype), old),
-        marks,
-        state,
-        start,
-    )

@@ -106,13 +106,13 @@ CASES = [
             density_mask=momentax.routing.only_matrices,
         ),
         Traits(
-            plain=momentax.scale_by_adam(b2=0.99),
+            plain=momentax.reset_momentum(momentax.scale_by_adam(b2=0.99), every=2),
             reads_names=True,
             acts_on="matrices",
             learning_rate=0.1,
             static_args=("density", "refresh", "density_mask", "blocks", "key"),
             static_choices={"density": 1.5, "refresh": 0, "blocks": 3},
-            parts=("scale_by_adam",),
+            parts=("scale_by_adam", "reset_momentum"),
         ),
         {
             "state_maps_onto_parameters": "buffers have the size of the kept entries: that is the technique",
