@@ -45,8 +45,8 @@ LR = 1e-3
 
 
 class Row(NamedTuple):
-    """`beside`: the row to compare. `bar`: most words per parameter allowed, `state_bar`: most bytes of state as a share
-    of `beside`'s (None: only reported)."""
+    """`beside`: the row to compare. `bar`: most words per parameter, `state_bar`: most bytes of state as a share of
+    `beside`'s (None: only reported)."""
 
     build: Callable[[], optax.GradientTransformation]
     beside: str | None = None

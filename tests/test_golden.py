@@ -146,19 +146,27 @@ def lion(golden: Golden) -> Replay:
 
 
 CONVEX = {
-    "l1": lambda hyper: momentax.convex.l1(),
-    "quadratic": lambda hyper: momentax.convex.quadratic(),
-    "huber": lambda hyper: momentax.convex.huber(hyper["e"]),
-    "deadzone": lambda hyper: momentax.convex.dead_zone(hyper["e"]),
-    "tanh": lambda hyper: momentax.convex.tanh(hyper["s"]),
-    "relativistic": lambda hyper: momentax.convex.relativistic(hyper["e"]),
-}
+    "l1": ("l1",),
+    "l2": ("l2",),
+    "lp": ("lp", "p"),
+    "linf": ("linf",),
+    "topk": ("top_k", "k"),
+    "deadzone": ("dead_zone", "e"),
+    "huber": ("huber", "e"),
+    "tanh": ("tanh", "s"),
+    "relativistic": ("relativistic", "e"),
+    "rownorm": ("row_norm",),
+    "quadratic": ("quadratic",),
+    "nuclear": ("nuclear",),
+}  # from K to the function of momentax.convex and the hyperparameter it takes
 
 
 def lion_k(golden: Golden) -> Replay:
-    kind, betas, decay = take(golden.hyper, "K", "betas", "weight_decay", ignored=("lr", "e", "s"))
+    kind, betas, decay = take(golden.hyper, "K", "betas", "weight_decay", ignored=("lr", "e", "s", "p", "k"))
     assert kind in CONVEX, f"momentax has no convex function '{kind}'"
-    tx = momentax.lion_k(golden.learning_rate(), CONVEX[kind](golden.hyper), *betas, decay)
+    factory, *parameters = CONVEX[kind]
+    K = getattr(momentax.convex, factory)(*(golden.hyper[name] for name in parameters))
+    tx = momentax.lion_k(golden.learning_rate(), K, *betas, decay, routing=AXIS_0_IS_OUTPUT)
     return Replay(tx, {"m": lambda s: s[0].mu})
 
 

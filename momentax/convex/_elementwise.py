@@ -18,33 +18,12 @@ Source: Chen et al., Lion Secretly Solves Constrained Optimization, ICLR 2024, a
 scale_by_lion modes 'smooth' and 'refined' are (5) with s = 1 and (3) with e = 1.
 """
 
-import dataclasses
 from collections.abc import Callable
 
-import jax
 import jax.numpy as jnp
 
-from momentax import checks
-
-
-@dataclasses.dataclass(frozen=True)
-class ConvexFunction:
-    """A convex function on arrays of any shape, with what Lion-K and its theory need of it.
-
-    Attributes:
-      name: for messages and plots.
-      value: K(x), a scalar.
-      subgradient: an element of the subdifferential at x, shaped like x; zero at zero.
-      conjugate: K*(y) = sup_x <x, y> - K(x), a scalar; infinite outside the domain.
-      gauge: a scalar that is at most 1 exactly where y lies in the closure of the domain of K*: the dual norm of a
-        norm, 0 where every y is allowed. Weight decay lam implies gauge(lam w) <= 1.
-    """
-
-    name: str
-    value: Callable[[jax.Array], jax.Array]
-    subgradient: Callable[[jax.Array], jax.Array]
-    conjugate: Callable[[jax.Array], jax.Array]
-    gauge: Callable[[jax.Array], jax.Array]
+from momentax.convex._convex_function import ConvexFunction, within
+from momentax.convex._parameters import number
 
 
 def l1() -> ConvexFunction:
@@ -81,7 +60,7 @@ def huber(e: float) -> ConvexFunction:
     >>> print(huber(2.0).subgradient(jnp.array([-3.0, 0.0, 1.0])))
     [-1.   0.   0.5]
     """
-    checks.check_positive("huber", e=e)
+    e = number("huber", "e", e, above=0)
     return _boxed(
         f"huber({e})",
         value=lambda x: jnp.where(jnp.abs(x) <= e, x * x / (2 * e), jnp.abs(x) - e / 2),
@@ -96,11 +75,11 @@ def dead_zone(e: float) -> ConvexFunction:
     >>> print(dead_zone(1.0).subgradient(jnp.array([-3.0, 0.5, 2.0])))
     [-1.  0.  1.]
     """
-    checks.check_non_negative("dead_zone", e=e)
+    e = number("dead_zone", "e", e, above=0, inclusive=True)
     return _boxed(
         f"dead_zone({e})",
         value=lambda x: jnp.maximum(jnp.abs(x) - e, 0),
-        subgradient=lambda x: jnp.where(jnp.abs(x) > e, jnp.sign(x), jnp.zeros_like(x)),
+        subgradient=lambda x: jnp.where(jnp.abs(x) <= e, jnp.zeros_like(x), jnp.sign(x)),  # a NaN goes on
         conjugate=lambda y: e * jnp.abs(y),
     )
 
@@ -111,7 +90,7 @@ def tanh(slope: float) -> ConvexFunction:
     >>> print(tanh(1.0).subgradient(jnp.array([-30.0, 0.0, 30.0])))
     [-1.  0.  1.]
     """
-    checks.check_positive("tanh", slope=slope)
+    slope = number("tanh", "slope", slope, above=0)
 
     def log_cosh(x):
         size = jnp.abs(slope * x)  # log cosh z = |z| + log(1 + exp(-2|z|)) - log 2 does not overflow
@@ -132,7 +111,7 @@ def relativistic(e: float) -> ConvexFunction:
     >>> print(relativistic(3.0).subgradient(jnp.array([-4.0, 0.0])))
     [-0.8  0. ]
     """
-    checks.check_positive("relativistic", e=e)
+    e = number("relativistic", "e", e, above=0)
     return _boxed(
         f"relativistic({e})",
         value=lambda x: jnp.hypot(x, jnp.full_like(x, e)),  # does not overflow, where the root of the squares does
@@ -148,6 +127,6 @@ def _boxed(name: str, *, value: Callable, subgradient: Callable, conjugate: Call
         return jnp.max(jnp.abs(y), initial=0.0)
 
     def boxed_conjugate(y):
-        return jnp.where(gauge(y) <= 1, jnp.sum(conjugate(y)), jnp.inf)
+        return within(gauge(y), jnp.sum(conjugate(y)))
 
     return ConvexFunction(name, lambda x: jnp.sum(value(x)), subgradient, boxed_conjugate, gauge)

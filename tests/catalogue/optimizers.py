@@ -103,6 +103,53 @@ CASES = [
         ),
     ),
     Case(
+        "momentax.lion_k[row_norm]",
+        momentax.lion_k,
+        dict(learning_rate=0.01, convex=momentax.convex.row_norm()),
+        Traits(
+            reads_names=True,
+            has_learning_rate=True,
+            scheduled=("learning_rate", "b1", "b2"),
+            static_choices={"decay": "l2"},
+            parts=("scale_by_lion_k",),
+        ),
+    ),
+    Case(
+        "momentax.lion_k[nuclear]",
+        momentax.lion_k,
+        dict(learning_rate=0.01, convex=momentax.convex.nuclear()),
+        Traits(
+            reads_names=True,
+            has_learning_rate=True,
+            scheduled=("learning_rate", "b1", "b2"),
+            static_choices={"decay": "l2"},
+            parts=("scale_by_lion_k",),
+        ),
+    ),
+    Case(
+        "momentax.lion_k[l2 global]",
+        momentax.lion_k,
+        dict(learning_rate=0.05, convex=momentax.convex.l2(scope="global")),
+        Traits(
+            couples_leaves=True,
+            has_learning_rate=True,
+            scheduled=("learning_rate", "b1", "b2"),
+            static_choices={"decay": "l2"},
+            parts=("scale_by_lion_k",),
+        ),
+    ),
+    Case(
+        "momentax.lion_k[top_k]",
+        momentax.lion_k,
+        dict(learning_rate=0.1, convex=momentax.convex.top_k(1)),
+        Traits(
+            has_learning_rate=True,
+            scheduled=("learning_rate", "b1", "b2"),
+            static_choices={"decay": "l2"},
+            parts=("scale_by_lion_k",),
+        ),
+    ),
+    Case(
         "momentax.am_sgd",
         momentax.am_sgd,
         dict(learning_rate=0.5, weight_decay=0.001),
