@@ -6,10 +6,10 @@
 s: floating leaves of the inner state; s_0: what `inner.init` gives them; t: steps, counted from 1; j = t mod K: steps
 since the reset; K: `every`; N: `warmup`. The factor is 0.01 at a reset; none applies before the first one.
 
-What counts stays: integers and keys; so do the hyperparameters of `optax.inject_hyperparams`, and the master weights of
-`momentax.keep_master_weights`. So schedules go on, and an Adam that debiases by its count (Optax's) still does so as at
-step t, which makes the first steps after a reset several times too long: the reason for (2). The Adam here debiases by
-floating weights, which restart with its moments.
+What counts stays: integers, keys, and the hyperparameters of `optax.inject_hyperparams`. So schedules go on, and an
+Adam that debiases by its count (Optax's) still does so as at step t, which makes the first steps after a reset several
+times too long: the reason for (2). The Adam here debiases by floating weights, which restart with its moments. Master
+weights return to the parameters: wrap `momentax.keep_master_weights` around the resets and not the other way round.
 
 Contract: wrapper.
 Source: Huang et al., SPAM: Spike-Aware Adam with Momentum Reset for Stable LLM Training, ICLR 2025, arXiv 2501.06842;
@@ -29,8 +29,7 @@ import optax
 from momentax import checks, clocks, leaves
 from momentax.typing import Count, Transformation
 
-# Fields of states that are floating, and no memory of gradients: those of optax.inject_hyperparams, master weights.
-NEVER = ("hyperparams", "hyperparams_states", "master")
+INJECTED = ("hyperparams", "hyperparams_states")  # fields of the state of optax.inject_hyperparams
 
 
 class ResetMomentumState(NamedTuple):
@@ -103,7 +102,7 @@ def reset_momentum(
         def reset(path, old, fresh):
             names = {key.name for key in path if isinstance(key, jax.tree_util.GetAttrKey)}
             floats = jnp.issubdtype(old.dtype, jnp.inexact)
-            if names.intersection((*NEVER, *keep)) or not (floats or restart_counts):
+            if names.intersection((*INJECTED, *keep)) or not (floats or restart_counts):
                 return old
             return jnp.where(now, fresh.astype(old.dtype) if floats else fresh, old)  # (1)
 

@@ -4,18 +4,18 @@
     u[S] = inner(g[S], w[S]),   u = 0 elsewhere                                                      (2)
     where S is chosen anew, `inner` starts again: `momentax.reset_momentum` around it                (3)
 
-d: `density`; R: `refresh`; t: steps, counted from 1. Each leaf is divided into equal blocks, a power of two of them
-along each axis, and each block gives the same number of entries, or one more. So choosing, gathering and scattering
-stay within the shards of any mesh that divides the leaf no finer, and the choice does not depend on the mesh.
-`inner` is shown the kept entries as an array with the axes of the leaf, counting blocks, and one more for the entries
-of a block: (4096, 1024) at d = 1/4 is (64, 64, 256). It must therefore work entry by entry, or on whole leaves: rows
-and columns are lost. Its state has that size, beside int32 indices: for Adam 3 d words an entry instead of 2.
+d: `density`; R: `refresh`; t: steps, counted from 1. One axis of each leaf is divided into strata of a few entries,
+8 / d where that is a divisor, and each stratum gives the same number of entries, or one more. So choosing and moving
+entries stays within the shards of a mesh unless these cut strata, and the choice does not depend on the mesh.
+`inner` is shown the kept entries as a leaf that is shorter along that axis: (4096, 1024) at d = 1/4 is (1024, 1024),
+with each column's entries in that column. It should work entry by entry, or on whole leaves or columns. Its state has
+that size, beside int32 indices: for Adam 3 d words an entry instead of 2.
 
 Contract: wrapper, around a direction or a complete optimizer.
 Source: Huang et al., SPAM: Spike-Aware Adam with Momentum Reset for Stable LLM Training, ICLR 2025, arXiv 2501.06842;
 official code TianjinYellow/SPAM-Optimizer, for two-dimensional leaves.
 Departure: the code draws every mask but the first entry by entry with probability d, so that the number of entries
-varies and buffers cannot be compact; here it is exactly floor(d n), spread evenly over the blocks.
+varies and buffers cannot be compact; here it is exactly floor(d n), spread evenly over the strata.
 In the code resets come at the same steps, with a warm-up and without restarting the debiasing: `momentax.spam`.
 """
 
@@ -31,7 +31,7 @@ import numpy as np
 import optax
 
 from momentax import checks, clocks, leaves
-from momentax.sharding import Blocks, divide
+from momentax.sharding import Strata, divide
 from momentax.typing import Count, Mask, Transformation
 from momentax.wrappers._reset_momentum import reset_momentum
 
@@ -41,8 +41,8 @@ class SparseMomentumState(NamedTuple):
 
     Attributes:
       count: steps taken, int32 scalar.
-      indices: tree like the parameters: for sparse leaves the places of the kept entries in each block, int32, shaped
-        as `inner` sees the leaf, where the block's size stands for none; optax.MaskedNode elsewhere.
+      indices: tree like the parameters: for sparse leaves the places of the kept entries in their strata, int32,
+        shaped as `inner` sees the leaf, where a stratum's size stands for none; optax.MaskedNode elsewhere.
       inner: state of the inner transformation, for the kept entries.
     """
 
@@ -59,7 +59,7 @@ def sparse_momentum(
     density_mask: Mask | None = None,
     masks: Mapping[str, Any] | None = None,
     restart: bool = True,
-    blocks: int = 64,
+    shards: int = 16,
     key: Any = 0,
 ) -> optax.GradientTransformationExtraArgs:
     """Runs `inner` on floor(density * size) entries of each leaf; the others do not move until they are chosen.
@@ -71,9 +71,10 @@ def sparse_momentum(
       density_mask: which leaves are sparse: a tree of bools, a prefix, or a function of the parameters, for example
         `momentax.routing.only_matrices`. None means all. The others are shown to `inner` as they are.
       masks: instead of `density`, masks to replay: from the path of each sparse leaf to bools of shape
-        (steps, *shape); the last one stays. Buffers hold as many entries as the fullest mask.
+        (steps, *shape); the last one stays. Buffers hold as many entries as the fullest column.
       restart: whether (3) is done; False where `inner` resets itself at these steps.
-      blocks: most blocks along an axis, a power of two: at least the number of devices over which one is sharded.
+      shards: devices over which one axis of a leaf may lie without its strata being cut; with more, entries are moved
+        between devices, and nothing else changes. The choice depends on this number.
       key: an integer or a jax.random key; the choice depends on it, on the step and on the leaf alone.
 
     Raises:
@@ -89,16 +90,17 @@ def sparse_momentum(
       (32, 32)
     """
     checks.check_transformation("sparse_momentum", "inner", inner)
-    checks.check_steps("sparse_momentum", refresh=refresh, blocks=blocks)
-    if blocks is None or blocks.bit_count() != 1:
-        raise ValueError(f"sparse_momentum: `blocks` must be a power of two; got {blocks!r}.")
+    checks.check_steps("sparse_momentum", refresh=refresh, shards=shards)
     if (density is None) == (masks is None):
         raise ValueError("sparse_momentum: give either `density`, in (0, 1], or `masks`.")
-    if density is not None and not (isinstance(density, (int, float)) and 0 < density <= 1):
+    if density is not None and (
+        isinstance(density, bool) or not isinstance(density, (int, float)) or not 0 < density <= 1
+    ):
         raise ValueError(
             f"sparse_momentum: `density` must lie in (0, 1]; got {density!r}. It decides about shapes: under "
             "optax.inject_hyperparams name it in static_args=('density',)."
         )
+    _check_key(key)
     if masks is not None and (refresh is not None or density_mask is not None):
         raise ValueError(
             "sparse_momentum: `masks` say which leaves are sparse and when: leave out the other arguments."
@@ -121,13 +123,13 @@ def sparse_momentum(
             return [_replayed(path, shape, masks[path]) if path in masks else None for path, shape in flat]
         chosen = leaves.mask_leaves("sparse_momentum", density_mask, params)
         return [
-            _divided(path, shape, density or 0.0, blocks) if sparse else None
+            _divided(path, shape, density or 0.0, shards) if sparse else None
             for (path, shape), sparse in zip(flat, chosen, strict=True)
         ]
 
     def choose(sparse, flat, t):
         """The places that each leaf keeps at step t."""
-        start = key if jnp.issubdtype(jnp.result_type(key), jax.dtypes.prng_key) else jax.random.key(key)
+        start = jax.random.key(key) if jnp.issubdtype(jnp.result_type(key), jnp.integer) else key
         start = start if refresh is None else jax.random.fold_in(start, t // refresh)
 
         def places(leaf, x):
@@ -135,7 +137,7 @@ def sparse_momentum(
                 return DENSE
             if leaf.table is not None:
                 return jnp.asarray(leaf.table)[jnp.minimum(t, len(leaf.table)) - 1]
-            return leaf.blocks.draw(jax.random.fold_in(start, zlib.crc32(leaf.path.encode())), x)
+            return leaf.strata.draw(jax.random.fold_in(start, zlib.crc32(leaf.path.encode())), x)
 
         return [places(leaf, x) for leaf, x in zip(sparse, flat, strict=True)]
 
@@ -162,7 +164,7 @@ def sparse_momentum(
         shown_params = None if params is None else _compact(params, sparse, places)
         steps, inner_state = inner.update(shown, state.inner, shown_params, **extra_args)  # (2), (3)
         full = [
-            u if leaf is None else leaf.blocks.scatter(u, at, x)
+            u if leaf is None else leaf.strata.scatter(u, at, x)
             for u, leaf, at, x in zip(jax.tree.leaves(steps), sparse, places, flat, strict=True)
         ]
         count, indices = leaves.next_count(state.count), jax.tree.unflatten(treedef, places)
@@ -174,38 +176,43 @@ def sparse_momentum(
 DENSE = optax.MaskedNode()
 
 
+def _check_key(key: Any) -> None:
+    kinds = (jnp.integer, jax.dtypes.prng_key)
+    if jnp.shape(key) != () or not any(jnp.issubdtype(jnp.result_type(key), kind) for kind in kinds):
+        raise TypeError(f"sparse_momentum: `key` must be an integer or a key made by jax.random.key; got {key!r}.")
+
+
 class _Sparse(NamedTuple):
     """What is fixed about a sparse leaf; `table`: the places of each step, where masks are replayed."""
 
     path: str
-    blocks: Blocks
+    strata: Strata
     table: np.ndarray | None = None
 
 
-def _divided(path: str, shape: tuple[int, ...], density: float, blocks: int) -> _Sparse:
-    kept = math.floor(density * math.prod(shape))
-    if kept == 0:
+def _divided(path: str, shape: tuple[int, ...], density: float, shards: int) -> _Sparse | None:
+    if math.floor(density * math.prod(shape)) == 0:
         raise ValueError(
             f"sparse_momentum: density {density} keeps no entry of leaf '{path}' of shape {shape}; raise it, or leave "
             "the leaf dense: density_mask=momentax.routing.only_matrices."
         )
-    return _Sparse(path, divide(shape, kept, blocks))
+    return _Sparse(path, divide(shape, density, shards)) if shape else None  # all of a scalar
 
 
 def _replayed(path: str, shape: tuple[int, ...], masks: Any) -> _Sparse:
-    """One block, and the places of the masked entries for each step."""
+    """Each column a stratum, and the places of the masked entries for each step."""
     masks = np.asarray(masks)
-    if masks.dtype != bool or not masks.ndim or masks.shape[1:] != shape or not len(masks):
+    if masks.dtype != bool or masks.ndim < 2 or masks.shape[1:] != shape or not len(masks):
         raise ValueError(
-            f"sparse_momentum: the masks of leaf '{path}' must be bools of shape (steps, *{shape}); got {masks.dtype} "
-            f"of shape {masks.shape}."
+            f"sparse_momentum: the masks of leaf '{path}' must be bools of shape (steps, *{shape}), and the leaf no "
+            f"scalar; got {masks.dtype} of shape {masks.shape}."
         )
-    rows = [np.flatnonzero(mask) for mask in masks]
-    whole = Blocks(shape, (1,) * len(shape), max(1, *map(len, rows)))
-    table = np.full((len(rows), whole.capacity), math.prod(shape), np.int32)
-    for row, entries in zip(table, rows, strict=True):
-        row[: len(entries)] = entries
-    return _Sparse(path, whole, table.reshape(len(rows), *whole.grid, -1))
+    counts = masks.sum(axis=1, keepdims=True)
+    capacity = max(1, int(counts.max()))
+    places = np.argsort(~masks, axis=1, kind="stable")[:, :capacity]
+    slots = np.arange(capacity).reshape(1, -1, *[1] * (masks.ndim - 2))
+    table = np.where(slots < counts, places, shape[0]).astype(np.int32)
+    return _Sparse(path, Strata(shape, 0, shape[0], capacity * math.prod(shape[1:])), table)
 
 
 def _changes(masks: Mapping[str, Any]) -> Any:
@@ -213,7 +220,7 @@ def _changes(masks: Mapping[str, Any]) -> Any:
     steps = max(len(mask) for mask in masks.values())
     changes = np.zeros(steps, bool)
     for mask in map(np.asarray, masks.values()):
-        changes[1 : len(mask)] |= (mask[1:] != mask[:-1]).reshape(len(mask) - 1, -1).any(axis=1)
+        changes[1 : len(mask)] |= (mask[1:] != mask[:-1]).any(axis=tuple(range(1, mask.ndim)))
     return lambda count, updates, params: jnp.asarray(changes)[jnp.minimum(count, steps - 1)]
 
 
@@ -222,11 +229,11 @@ def _stored(indices: Any, sparse: list[_Sparse | None]) -> list[Any]:
     kept = jax.tree.leaves(indices)
     wanted = [leaf for leaf in sparse if leaf is not None]
     for leaf, old in itertools.zip_longest(wanted, kept):
-        if leaf is None or old is None or old.shape != (*leaf.blocks.grid, leaf.blocks.capacity):
+        if leaf is None or old is None or old.shape != leaf.strata.chosen_shape:
             which = (
                 "the updates lack a leaf of"
                 if leaf is None
-                else f"leaf '{leaf.path}' {leaf.blocks.shape} does not match"
+                else f"leaf '{leaf.path}' {leaf.strata.shape} does not match"
             )
             raise ValueError(f"sparse_momentum: {which} the state; init with the same leaves.")
     places = iter(kept)
@@ -236,5 +243,5 @@ def _stored(indices: Any, sparse: list[_Sparse | None]) -> list[Any]:
 def _compact(tree: Any, sparse: list[_Sparse | None], places: list[Any]) -> Any:
     """The tree as the inner transformation sees it."""
     flat, treedef = jax.tree.flatten(tree)
-    kept = [x if leaf is None else leaf.blocks.gather(x, at) for x, leaf, at in zip(flat, sparse, places, strict=True)]
+    kept = [x if leaf is None else leaf.strata.gather(x, at) for x, leaf, at in zip(flat, sparse, places, strict=True)]
     return jax.tree.unflatten(treedef, kept)

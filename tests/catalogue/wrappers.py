@@ -110,8 +110,8 @@ CASES = [
             reads_names=True,
             acts_on="matrices",
             learning_rate=0.1,
-            static_args=("density", "refresh", "density_mask", "blocks", "key"),
-            static_choices={"density": 1.5, "refresh": 0, "blocks": 3},
+            static_args=("density", "refresh", "density_mask", "shards", "key"),
+            static_choices={"density": 1.5, "refresh": 0, "shards": 0},
             parts=("scale_by_adam", "reset_momentum"),
         ),
         {
