@@ -32,4 +32,6 @@ def test_results_are_not_overwritten(tmp_path):
 def test_committed_results_keep_every_bar():
     results = json.loads((PROGRAM.parent / "results" / "elementwise_v5e.json").read_text())
     assert all(row["within_bar"] for row in results["rows"])
-    assert {row["name"] for row in results["rows"] if row["bar"]} >= {"heavy_ball", "adamw", "adan", "adamp", "am_sgd"}
+    barred = {row["name"] for row in results["rows"] if row["bar"]}
+    assert barred >= {"heavy_ball", "adamw", "adan", "adamp", "am_sgd", "spam", "stable_spam", "lion_k_row_norm"}
+    assert next(row["state_bar"] for row in results["rows"] if row["name"] == "sparse_adam_quarter") == 0.40
