@@ -20,7 +20,19 @@ MAX_LINES = 300
 MAX_IMPORT_SECONDS = 0.3  # beyond importing optax
 
 # What each part may import of ours. Arrows never turn back.
-TOOLS = {"typing", "checks", "leaves", "scalars", "clocks", "conventions", "linalg", "sharding", "convex", "routing"}
+TOOLS = {
+    "typing",
+    "checks",
+    "leaves",
+    "decaying",
+    "scalars",
+    "clocks",
+    "conventions",
+    "linalg",
+    "sharding",
+    "convex",
+    "routing",
+}
 MAY_IMPORT = {
     "typing": set(),
     "checks": set(),
@@ -28,6 +40,7 @@ MAY_IMPORT = {
     "sharding": {"typing"},
     "leaves": {"typing"},
     "clocks": {"typing", "leaves"},
+    "decaying": {"typing", "leaves"},
     "conventions": {"typing"},
     "routing": {"typing", "checks", "leaves"},
     "scalars": {"typing", "leaves", "routing"},

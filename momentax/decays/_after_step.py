@@ -11,23 +11,11 @@ Contract: terminal (contains the learning rate and ends the chain).
 Source: the code of SPAM (TianjinYellow/SPAM-Optimizer, arXiv 2501.06842), as its ancestor, the AdamW of Hugging Face.
 """
 
-from typing import NamedTuple
-
-import jax.numpy as jnp
 import optax
 
-from momentax import checks, leaves
-from momentax.typing import Count, Mask, ScalarOrSchedule
-
-
-class AfterStepState(NamedTuple):
-    """State of `after_step`.
-
-    Attributes:
-      count: steps taken, int32 scalar.
-    """
-
-    count: Count
+from momentax import checks
+from momentax.decaying import decaying
+from momentax.typing import Mask, ScalarOrSchedule
 
 
 def after_step(
@@ -56,22 +44,7 @@ def after_step(
     """
     checks.check_non_negative("after_step", learning_rate=learning_rate, weight_decay=weight_decay)
 
-    def init(params):
-        leaves.check_leaves("after_step", params, real=False)
-        return AfterStepState(count=jnp.zeros([], jnp.int32))
+    def leaf(u, w, rate, decay, decays):
+        return -rate * ((1 - rate * decay) * u + decay * w) if decays else -rate * u  # (2)
 
-    def update(updates, state, params=None, **extra_args):
-        del extra_args
-        params = leaves.require_params("after_step", params)
-        mask = leaves.mask_leaves("after_step", weight_decay_mask, params)
-        coefficients = [leaves.value_at(value, state.count) for value in (learning_rate, weight_decay)]
-
-        def leaf(u, w, rate, decay, decays):
-            return -rate * ((1 - rate * decay) * u + decay * w) if decays else -rate * u  # (2)
-
-        updates = leaves.lift(
-            "after_step", leaf, updates, reads=[params], coefficients=coefficients, per_leaf=[mask], real=False
-        )
-        return updates, AfterStepState(leaves.next_count(state.count))
-
-    return optax.GradientTransformationExtraArgs(init, update)
+    return decaying("after_step", leaf, [learning_rate, weight_decay], weight_decay_mask, real=False)

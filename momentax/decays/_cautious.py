@@ -9,23 +9,12 @@ Contract: transform.
 Source: the cautious decay of MuonH's code (microsoft/ArchScale, arXiv 2603.28743), mask min(sign(w u) + 1, 1).
 """
 
-from typing import NamedTuple
-
 import jax.numpy as jnp
 import optax
 
-from momentax import checks, leaves
-from momentax.typing import Count, Mask, ScalarOrSchedule
-
-
-class CautiousState(NamedTuple):
-    """State of `cautious`.
-
-    Attributes:
-      count: steps taken, int32 scalar.
-    """
-
-    count: Count
+from momentax import checks
+from momentax.decaying import decaying
+from momentax.typing import Mask, ScalarOrSchedule
 
 
 def cautious(
@@ -51,20 +40,7 @@ def cautious(
     """
     checks.check_non_negative("cautious", weight_decay=weight_decay)
 
-    def init(params):
-        leaves.check_leaves("cautious", params)
-        return CautiousState(count=jnp.zeros([], jnp.int32))
+    def leaf(u, w, decay, decays):
+        return u + jnp.where(w * u >= 0, decay * w, 0) if decays else u  # (1)
 
-    def update(updates, state, params=None, **extra_args):
-        del extra_args
-        params = leaves.require_params("cautious", params)
-        mask = leaves.mask_leaves("cautious", weight_decay_mask, params)
-        decay = leaves.value_at(weight_decay, state.count)
-
-        def leaf(u, w, decay, decays):
-            return u + jnp.where(w * u >= 0, decay * w, 0) if decays else u  # (1)
-
-        updates = leaves.lift("cautious", leaf, updates, reads=[params], coefficients=[decay], per_leaf=[mask])
-        return updates, CautiousState(leaves.next_count(state.count))
-
-    return optax.GradientTransformationExtraArgs(init, update)
+    return decaying("cautious", leaf, [weight_decay], weight_decay_mask)

@@ -10,23 +10,11 @@ Source: Loshchilov & Hutter, Decoupled Weight Decay Regularization, ICLR 2019, a
 AdamW, where the learning rate multiplies the decay.
 """
 
-from typing import NamedTuple
-
-import jax.numpy as jnp
 import optax
 
-from momentax import checks, leaves
-from momentax.typing import Count, Mask, ScalarOrSchedule
-
-
-class DecoupledState(NamedTuple):
-    """State of `decoupled`.
-
-    Attributes:
-      count: steps taken, int32 scalar.
-    """
-
-    count: Count
+from momentax import checks
+from momentax.decaying import decaying
+from momentax.typing import Mask, ScalarOrSchedule
 
 
 def decoupled(
@@ -52,22 +40,7 @@ def decoupled(
     """
     checks.check_non_negative("decoupled", weight_decay=weight_decay)
 
-    def init(params):
-        leaves.check_leaves("decoupled", params, real=False)
-        return DecoupledState(count=jnp.zeros([], jnp.int32))
+    def leaf(u, w, decay, decays):
+        return u + decay * w if decays else u  # (1)
 
-    def update(updates, state, params=None, **extra_args):
-        del extra_args
-        params = leaves.require_params("decoupled", params)
-        mask = leaves.mask_leaves("decoupled", weight_decay_mask, params)
-        decay = leaves.value_at(weight_decay, state.count)
-
-        def leaf(u, w, decay, decays):
-            return u + decay * w if decays else u  # (1)
-
-        updates = leaves.lift(
-            "decoupled", leaf, updates, reads=[params], coefficients=[decay], per_leaf=[mask], real=False
-        )
-        return updates, DecoupledState(leaves.next_count(state.count))
-
-    return optax.GradientTransformationExtraArgs(init, update)
+    return decaying("decoupled", leaf, [weight_decay], weight_decay_mask, real=False)

@@ -11,23 +11,11 @@ Contract: terminal (contains the learning rate and ends the chain).
 Source: Xie et al., Adan, IEEE TPAMI 2024, arXiv 2208.06677; the implicit scheme of Lion-K, arXiv 2310.05898.
 """
 
-from typing import NamedTuple
-
-import jax.numpy as jnp
 import optax
 
-from momentax import checks, leaves
-from momentax.typing import Count, Mask, ScalarOrSchedule
-
-
-class ProximalState(NamedTuple):
-    """State of `proximal`.
-
-    Attributes:
-      count: steps taken, int32 scalar.
-    """
-
-    count: Count
+from momentax import checks
+from momentax.decaying import decaying
+from momentax.typing import Mask, ScalarOrSchedule
 
 
 def proximal(
@@ -56,22 +44,7 @@ def proximal(
     """
     checks.check_non_negative("proximal", learning_rate=learning_rate, weight_decay=weight_decay)
 
-    def init(params):
-        leaves.check_leaves("proximal", params, real=False)
-        return ProximalState(count=jnp.zeros([], jnp.int32))
+    def leaf(u, w, rate, decay, decays):
+        return -rate / (1 + rate * decay) * (u + decay * w) if decays else -rate * u  # (2)
 
-    def update(updates, state, params=None, **extra_args):
-        del extra_args
-        params = leaves.require_params("proximal", params)
-        mask = leaves.mask_leaves("proximal", weight_decay_mask, params)
-        coefficients = [leaves.value_at(value, state.count) for value in (learning_rate, weight_decay)]
-
-        def leaf(u, w, rate, decay, decays):
-            return -rate / (1 + rate * decay) * (u + decay * w) if decays else -rate * u  # (2)
-
-        updates = leaves.lift(
-            "proximal", leaf, updates, reads=[params], coefficients=coefficients, per_leaf=[mask], real=False
-        )
-        return updates, ProximalState(leaves.next_count(state.count))
-
-    return optax.GradientTransformationExtraArgs(init, update)
+    return decaying("proximal", leaf, [learning_rate, weight_decay], weight_decay_mask, real=False)
