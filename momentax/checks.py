@@ -73,7 +73,7 @@ def _is_number(function: str, argument: str, value: Any) -> bool:
 def check_steps(function: str, **arguments: Any) -> None:
     """Raises `ValueError` unless each value is None or a Python integer, 1 or more: a static number of steps."""
     for argument, value in arguments.items():
-        if value is not None and (isinstance(value, bool) or not isinstance(value, int) or value < 1):
+        if value is not None and (isinstance(value, bool) or not isinstance(value, (int, np.integer)) or value < 1):
             raise ValueError(
                 f"{function}: `{argument}` must be a number of steps, 1 or more, or None; got {value!r}. Under "
                 f"optax.inject_hyperparams name it in static_args=('{argument}',)."

@@ -76,7 +76,7 @@ def _replicate(x: jax.Array) -> jax.Array:
     mesh = jax.typeof(x).sharding.mesh
     if jax.sharding.AxisType.Explicit not in mesh.axis_types:
         return x
-    return jax.reshard(x, jax.sharding.PartitionSpec())
+    return jax.reshard(x, jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec()))
 
 
 def average(mean: jax.Array, value: Any, decay: Any) -> jax.Array:

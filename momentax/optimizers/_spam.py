@@ -65,13 +65,13 @@ def spam(
       eps: added to the root before debiasing, in units of the gradient; number or schedule.
       weight_decay: lam, per unit of learning rate, applied after the step; number or schedule. None (off) is the
         default of the code.
-      threshold: theta, largest squared gradient in units of its average; number or schedule; None does not clip. The
-        paper's 5000 suits long runs, 50 was better on short ones.
+      threshold: theta, largest squared gradient in units of its average; number or schedule; None does not clip. 5000
+        is that of the paper; 50 keeps a spike from slowing its entries afterwards.
       clip_after: steps at the start and after each reset that are not clipped, or None.
       reset_every: steps between resets; None never resets.
       warmup: steps over which the step size returns after a reset; None is off.
       density: share of the entries of each sparse leaf that have momentum and move; None is off, and there is no
-        default in the paper.
+        default in the paper. Its state is 1.5 `density` times Adam's.
       density_mask: which leaves are sparse; None means `momentax.routing.only_matrices`.
       masks: instead of `density`, masks to replay; see `momentax.sparse_momentum`.
       key: seed of the choice, an integer or a jax.random key.
@@ -96,6 +96,8 @@ def spam(
     checks.check_learning_rate("spam", learning_rate)
     checks.check_choice("spam", "variant", variant, ("paper", "official"))
     checks.check_period("spam", "reset_every", reset_every, warmup)
+    if density_mask is not None and density is None and masks is None:
+        raise ValueError("spam: `density_mask` says which leaves are sparse: give `density`, too.")
     direction = scale_by_adam(b1, b2, eps, debias=debias, eps_hat=True, mu_dtype=mu_dtype, nu_dtype=nu_dtype)
     if threshold is not None:
         direction = clip_spikes(direction, threshold, clip_after=clip_after, reset_every=reset_every, variant=variant)
@@ -114,7 +116,7 @@ def spam(
 
     def sparse(inner):
         if masks is not None:
-            return sparse_momentum(inner, masks=masks, restart=False)
+            return sparse_momentum(inner, density, density_mask=density_mask, masks=masks, restart=False)
         return sparse_momentum(inner, density, reset_every, density_mask=sparse_leaves, restart=False, key=key)
 
     if density is None and masks is None:

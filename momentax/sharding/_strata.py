@@ -1,13 +1,15 @@
 """Choosing some entries of an array at random, as many of every few along one axis, so that shards are independent."""
 
 import dataclasses
+import functools
 import math
+from collections.abc import Callable
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.sharding import PartitionSpec
+from jax.sharding import NamedSharding, PartitionSpec
 
 from momentax.sharding._carry import carry
 
@@ -56,54 +58,24 @@ class Strata:
 
         They are the first values of a random permutation of each stratum; which strata give one entry more is random.
         """
-
-        def draw(like, key):
-            mixing, turn = jax.random.split(key)
-            strata = self._along_axis(self.shape[self.axis] // self.size, 1)
-            keys = jax.random.bits(mixing, (ROUNDS, 2, *strata), jnp.uint32)
-            slots = self._along_axis(self.shape[self.axis] // self.size, self.capacity)
-            slot = jax.lax.broadcasted_iota(jnp.uint32, slots, self.axis + 1)
-            full = self.kept - (self.capacity - 1) * self.number  # strata that give the most
-            offset = jax.random.randint(turn, (), 0, self.number, jnp.int32)
-            rank = jnp.zeros(strata, jnp.int32)
-            for axis, size in enumerate(strata):  # the stratum's number: an iota, where a constant would be large
-                rank = rank * size + jax.lax.broadcasted_iota(jnp.int32, strata, axis)
-            here = jnp.where(
-                (rank + offset) % self.number < full, np.uint32(self.capacity), np.uint32(self.capacity - 1)
-            )
-            places = jnp.where(slot < here, _permute(slot, keys, self.size), np.uint32(self.size)).astype(jnp.int32)
-            first = self._split(like, self.size)[self._first()]
-            return (
-                (places + jnp.zeros_like(first, jnp.int32)).reshape(self.chosen_shape),
-            )  # outside jit it lies there
-
-        return carry(draw, like, key, places=[self._place(like)])[0]
+        words = jax.random.bits(key, (2,), jnp.uint32)
+        places = carry(functools.partial(_draw, self), like, words, places=[self._place(like)])[0]
+        lies = getattr(like, "sharding", None)
+        if isinstance(like, jax.core.Tracer) or not isinstance(lies, NamedSharding):
+            return places
+        spec = PartitionSpec(*lies.spec, *[None] * (like.ndim - len(lies.spec)))  # not compiled: nothing else places it
+        return jax.device_put(places, NamedSharding(lies.mesh, self._place(like, lies.mesh)(spec)))
 
     def gather(self, x: jax.Array, places: jax.Array) -> jax.Array:
         """The chosen entries of x; zero where there is none."""
-
-        def gather(x, places):
-            entries = jnp.where(self._hits(places), jnp.expand_dims(self._split(x, self.size), self.axis + 1), 0)
-            return (jnp.sum(entries, self.axis + 2, dtype=x.dtype).reshape(self.chosen_shape),)
-
-        return carry(gather, x, places, places=[self._place(x)])[0]
+        return carry(functools.partial(_gather, self), x, places, places=[self._place(x)])[0]
 
     def scatter(self, chosen: jax.Array, places: jax.Array, like: jax.Array) -> jax.Array:
         """The array, lying as `like`, that has these entries and is zero elsewhere."""
-
-        def scatter(_, chosen, places):
-            entries = jnp.where(
-                self._hits(places), jnp.expand_dims(self._split(chosen, self.capacity), self.axis + 2), 0
-            )
-            return (jnp.sum(entries, self.axis + 1, dtype=chosen.dtype).reshape(self.shape),)
-
-        return carry(scatter, like, chosen, places, places=[lambda spec: spec])[0]
+        return carry(functools.partial(_scatter, self), like, chosen, places, places=[lambda spec: spec])[0]
 
     def _along_axis(self, *sizes: int) -> tuple[int, ...]:
         return (*self.shape[: self.axis], *sizes, *self.shape[self.axis + 1 :])
-
-    def _first(self) -> tuple[Any, ...]:
-        return (*[slice(None)] * (self.axis + 1), slice(0, 1))
 
     def _split(self, x: jax.Array, size: int) -> jax.Array:
         """x with its axis as (strata, entries of a stratum)."""
@@ -115,9 +87,9 @@ class Strata:
         entry = np.arange(self.size, dtype=np.int32)
         return places == entry.reshape(-1, *[1] * (len(self.shape) - self.axis - 1))[(None,) * (self.axis + 2)]
 
-    def _place(self, x: jax.Array) -> Any:
+    def _place(self, x: jax.Array, mesh: Any = None) -> Any:
         """Where chosen entries lie: as the array, but whole along an axis whose shards would cut strata."""
-        mesh = jax.typeof(x).sharding.mesh
+        mesh = mesh or jax.typeof(x).sharding.mesh
 
         def place(spec):
             names = spec[self.axis]
@@ -128,7 +100,50 @@ class Strata:
         return place
 
 
-def _permute(x: jax.Array, keys: jax.Array, size: int) -> jax.Array:
+# Compiled also where a user's `init` is not: one by one, their steps would take many times the memory of the array.
+@functools.partial(jax.jit, static_argnums=0)
+def _draw(strata: Strata, _: jax.Array, words: jax.Array) -> tuple[jax.Array]:
+    across = strata.shape[strata.axis] // strata.size
+    shape = strata._along_axis(across, 1)
+    number = jnp.zeros(shape, jnp.uint32)
+    for axis, size in enumerate(shape):  # an iota, where a constant would be large
+        number = number * np.uint32(size) + jax.lax.broadcasted_iota(jnp.uint32, shape, axis)
+
+    def noise(index):
+        return _mix(_mix(index ^ words[0]) + words[1])
+
+    def keys(step):
+        return noise(number * np.uint32(2 * ROUNDS) + np.uint32(step))
+
+    most = strata.kept - (strata.capacity - 1) * strata.number  # strata that give `capacity` entries
+    turned = (number + noise(np.uint32(2**32 - 1)) % np.uint32(strata.number)) % np.uint32(strata.number)
+    here = jnp.where(turned < most, np.uint32(strata.capacity), np.uint32(strata.capacity - 1))
+    slot = jax.lax.broadcasted_iota(jnp.uint32, strata._along_axis(across, strata.capacity), strata.axis + 1)
+    places = jnp.where(slot < here, _permute(slot, keys, strata.size), np.uint32(strata.size)).astype(jnp.int32)
+    return (places.reshape(strata.chosen_shape),)
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def _gather(strata: Strata, x: jax.Array, places: jax.Array) -> tuple[jax.Array]:
+    entries = jnp.where(strata._hits(places), jnp.expand_dims(strata._split(x, strata.size), strata.axis + 1), 0)
+    return (jnp.sum(entries, strata.axis + 2, dtype=x.dtype).reshape(strata.chosen_shape),)
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def _scatter(strata: Strata, _: jax.Array, chosen: jax.Array, places: jax.Array) -> tuple[jax.Array]:
+    rows = jnp.expand_dims(strata._split(chosen, strata.capacity), strata.axis + 2)
+    entries = jnp.where(strata._hits(places), rows, 0)
+    return (jnp.sum(entries, strata.axis + 1, dtype=chosen.dtype).reshape(strata.shape),)
+
+
+def _mix(x: jax.Array) -> jax.Array:
+    """A bijection of 32-bit numbers whose every output bit depends on every input bit."""
+    x = (x ^ (x >> np.uint32(16))) * np.uint32(0x7FEB352D)
+    x = (x ^ (x >> np.uint32(15))) * np.uint32(0x846CA68B)
+    return x ^ (x >> np.uint32(16))
+
+
+def _permute(x: jax.Array, keys: Callable[[int], jax.Array], size: int) -> jax.Array:
     """A permutation of 0 .. size - 1, random by its keys, entry by entry.
 
     It permutes the numbers below the next power of two by invertible steps, and goes on from those not below `size`
@@ -136,12 +151,13 @@ def _permute(x: jax.Array, keys: jax.Array, size: int) -> jax.Array:
     """
     bits = max(1, (size - 1).bit_length())
     below = np.uint32(2**bits - 1)
+    steps = [(keys(2 * round_), keys(2 * round_ + 1) | np.uint32(1)) for round_ in range(ROUNDS)]
 
     def once(x):
-        for shift, factor in keys:
-            x = (x + shift) * (factor | np.uint32(1)) & below
+        for shift, factor in steps:
+            x = (x + shift) * factor & below
             x = x ^ (x >> np.uint32((bits + 1) // 2))
-        return (x + keys[0, 1]) & below
+        return (x + steps[0][1]) & below
 
     return jax.lax.fori_loop(0, 2**bits - size, lambda _, x: jnp.where(x >= size, once(x), x), once(x))
 
@@ -149,14 +165,15 @@ def _permute(x: jax.Array, keys: jax.Array, size: int) -> jax.Array:
 def divide(shape: tuple[int, ...], density: float, shards: int) -> Strata:
     """Strata for an array of which floor(density * size) entries are chosen.
 
-    Of the axes and of the sizes that divide them, those with the least unused capacity; then another axis than the
-    last, which lies along the lanes of a TPU; then the size nearest to 8 chosen entries.
+    Of the axes and the sizes that divide them: sizes that give `MANY` entries or fewer; of these, buffers with less
+    than 10 % to spare; then another axis than the last, which lies along the lanes of a TPU and counts the outputs of
+    most layers; then less than 5 % to spare; then strata that no shard cuts; then the size nearest to 8 chosen entries.
+    An axis that has no such divisor is one stratum.
 
     Args:
       shape: of the array, of rank 1 or more.
       density: in (0, 1].
-      shards: devices over which an axis may be sharded without cutting strata, unless its part on each is too short to
-        give an entry.
+      shards: devices over which an axis may be sharded; strata then lie inside shards where the other wishes allow it.
 
     >>> divide((4096, 1024), 0.25, 16)
     Strata(shape=(4096, 1024), axis=0, size=32, kept=1048576)
@@ -165,18 +182,16 @@ def divide(shape: tuple[int, ...], density: float, shards: int) -> Strata:
     """
     kept = math.floor(density * math.prod(shape))
 
-    def sizes(axis):
-        length = shape[axis]
-        for part in (length // math.gcd(length, shards), length):
-            found = [size for size in range(1, part + 1) if part % size == 0 and 1 <= density * size <= MANY]
-            if found:
-                return found
-        return [length]
-
-    def price(option):
-        axis, size = option
+    def price(axis, size):
         strata = Strata(shape, axis, size, kept)
         unused = strata.capacity * strata.number / kept
-        return round(unused, 2), axis == len(shape) - 1, abs(density * size - MANY / 2), axis
+        cut = shape[axis] // math.gcd(shape[axis], shards) % size != 0
+        few = abs(density * size - MANY / 2)
+        return density * size > MANY, unused > 1.1, axis == len(shape) - 1, unused > 1.05, cut, few, axis, size
 
-    return Strata(shape, *min(((axis, size) for axis in range(len(shape)) for size in sizes(axis)), key=price), kept)
+    options = [(axis, length) for axis, length in enumerate(shape)]
+    for axis, length in enumerate(shape):
+        small = range(math.ceil(1 / density), min(length, int(MANY / density)) + 1)
+        options += [(axis, size) for size in small if length % size == 0]
+    axis, size = min(options, key=lambda option: price(*option))
+    return Strata(shape, axis, size, kept)

@@ -106,7 +106,7 @@ def scale_to_average_norm(
         P = [scalars.average(mean, q, decay1) for mean, q in zip(P, norms, strict=True)]  # (2)
         Q = [scalars.average(mean, qq, decay2) for mean, qq in zip(Q, squares, strict=True)]
         factors = [
-            p / divisor1 / (jnp.sqrt(qq / divisor2) + floor) / scalars.nonzero(q).astype(p.dtype)  # (3)
+            p / divisor1 / scalars.nonzero(jnp.sqrt(qq / divisor2) + floor) / scalars.nonzero(q).astype(p.dtype)  # (3)
             for p, qq, q in zip(P, Q, norms, strict=True)
         ]
         updates = leaves.lift("scale_to_average_norm", lambda g, k: k * g, updates, per_leaf=[factors])  # (4)

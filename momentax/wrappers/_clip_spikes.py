@@ -60,8 +60,8 @@ def clip_spikes(
         `momentax.scale_by_adam()`. None keeps an average here.
       threshold: theta, above zero: largest square in units of v; number or schedule. 5000 as in the paper, about 70
         times the running root mean square.
-      clip_after: A, steps at the start and after each reset without clipping, or None. 20 as in the code; a tenth of
-        1 / (1 - b2) or more.
+      clip_after: A, steps at the start and after each reset without clipping, or None. 20 as in the code. From
+        `reset_every` on nothing is ever clipped.
       reset_every: K, the `every` of the `momentax.reset_momentum` around this; None where nothing is reset.
       b2: decay of v, in [0, 1); number or schedule; only with inner=None. 0.999 as in the paper.
       variant: "paper" leaves entries whose v is zero as they are; "official" sets them to zero.

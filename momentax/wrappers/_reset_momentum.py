@@ -29,8 +29,6 @@ import optax
 from momentax import checks, clocks, leaves
 from momentax.typing import Count, Transformation
 
-INJECTED = ("hyperparams", "hyperparams_states")  # fields of the state of optax.inject_hyperparams
-
 
 class ResetMomentumState(NamedTuple):
     """State of `reset_momentum`.
@@ -56,12 +54,14 @@ def reset_momentum(
     """Returns the state of `inner` to its start every `every` steps.
 
     Args:
-      inner: any transformation or optimizer.
+      inner: any transformation or optimizer; `optax.MultiSteps` belongs around the result, since it counts and adds up
+        gradients of its own.
       every: K, steps between resets, 500 as in SPAM; or a predicate `f(count, updates, params) -> bool scalar`,
         jit-safe, asked before each step, when `count` others have been taken.
       warmup: N, steps of (2) after each reset, at most `every`, which must be a number then; None is off. SPAM takes
         150, well above 1 / (1 - b1).
-      restart_counts: reset integers and keys too; schedules of `inner` then restart.
+      restart_counts: reset integers and keys too; schedules of `inner` then restart. Needed for a fresh start where
+        `inner` tells its first step by a count, as `momentax.adapt_memory` and dampened heavy ball do.
       keep: names of state fields that are not reset, for example ("mu_weight", "nu_weight").
       when: "before" a step whose number is a multiple of `every`, or "after" it.
 
@@ -82,6 +82,8 @@ def reset_momentum(
       [1.9]
     """
     checks.check_transformation("reset_momentum", "inner", inner)
+    if isinstance(keep, str):
+        raise TypeError(f"reset_momentum: `keep` must be a tuple of field names; got the string {keep!r}.")
     if callable(every) and warmup is not None:
         raise ValueError("reset_momentum: `warmup` counts from a known period: give `every` as a number of steps.")
     checks.check_period("reset_momentum", "every", None if callable(every) else every, warmup)
@@ -102,16 +104,21 @@ def reset_momentum(
         def reset(path, old, fresh):
             names = {key.name for key in path if isinstance(key, jax.tree_util.GetAttrKey)}
             floats = jnp.issubdtype(old.dtype, jnp.inexact)
-            if names.intersection((*INJECTED, *keep)) or not (floats or restart_counts):
+            injected = "hyperparams" in names or (floats and "hyperparams_states" in names)
+            if injected or names.intersection(keep) or not (floats or restart_counts):
                 return old
             return jnp.where(now, fresh.astype(old.dtype) if floats else fresh, old)  # (1)
 
-        old = state.inner
-        if when == "before":
-            old = jax.tree.map_with_path(reset, old, start)
+        def reset_all(inner_state):
+            flat, treedef = jax.tree_util.tree_flatten_with_path(inner_state)
+            fresh = leaves.leaves_like("reset_momentum", inner_state, start)
+            return jax.tree.unflatten(
+                treedef, [reset(path, x, new) for (path, x), new in zip(flat, fresh, strict=True)]
+            )
+
+        old = reset_all(state.inner) if when == "before" else state.inner
         updates, new = inner.update(updates, old, params, **extra_args)
-        if when == "after":
-            new = jax.tree.map_with_path(reset, new, start)
+        new = reset_all(new) if when == "after" else new
         if warmup is not None and not callable(every):
             scale = lambda u, factor: factor * u  # noqa: E731
             updates = leaves.lift(

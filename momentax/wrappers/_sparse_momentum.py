@@ -8,8 +8,9 @@ d: `density`; R: `refresh`; t: steps, counted from 1. One axis of each leaf is d
 8 / d where that is a divisor, and each stratum gives the same number of entries, or one more. So choosing and moving
 entries stays within the shards of a mesh unless these cut strata, and the choice does not depend on the mesh.
 `inner` is shown the kept entries as a leaf that is shorter along that axis: (4096, 1024) at d = 1/4 is (1024, 1024),
-with each column's entries in that column. It should work entry by entry, or on whole leaves or columns. Its state has
-that size, beside int32 indices: for Adam 3 d words an entry instead of 2.
+with each column's entries in that column. It should work entry by entry or on whole leaves: what reads rows, or
+compares the shapes of a kernel and its bias, may not. Its state has that size, beside int32 indices: for Adam 3 d words
+an entry instead of 2, which saves memory below d = 2/3. Inside `jax.shard_map` every shard makes the same choice.
 
 Contract: wrapper, around a direction or a complete optimizer.
 Source: Huang et al., SPAM: Spike-Aware Adam with Momentum Reset for Stable LLM Training, ICLR 2025, arXiv 2501.06842;
@@ -31,9 +32,11 @@ import numpy as np
 import optax
 
 from momentax import checks, clocks, leaves
-from momentax.sharding import Strata, divide
+from momentax.sharding import MANY, Strata, divide
 from momentax.typing import Count, Mask, Transformation
 from momentax.wrappers._reset_momentum import reset_momentum
+
+MOST_COMPARISONS = 2**26  # of a leaf whose shape allows no small strata
 
 
 class SparseMomentumState(NamedTuple):
@@ -94,7 +97,7 @@ def sparse_momentum(
     if (density is None) == (masks is None):
         raise ValueError("sparse_momentum: give either `density`, in (0, 1], or `masks`.")
     if density is not None and (
-        isinstance(density, bool) or not isinstance(density, (int, float)) or not 0 < density <= 1
+        isinstance(density, bool) or not isinstance(density, (int, float, np.floating)) or not 0 < density <= 1
     ):
         raise ValueError(
             f"sparse_momentum: `density` must lie in (0, 1]; got {density!r}. It decides about shapes: under "
@@ -121,6 +124,8 @@ def sparse_momentum(
                     f"sparse_momentum: `masks` names '{unknown[0]}'; the leaves are {[path for path, _ in flat]}."
                 )
             return [_replayed(path, shape, masks[path]) if path in masks else None for path, shape in flat]
+        if not flat:
+            return []
         chosen = leaves.mask_leaves("sparse_momentum", density_mask, params)
         return [
             _divided(path, shape, density or 0.0, shards) if sparse else None
@@ -177,8 +182,9 @@ DENSE = optax.MaskedNode()
 
 
 def _check_key(key: Any) -> None:
-    kinds = (jnp.integer, jax.dtypes.prng_key)
-    if jnp.shape(key) != () or not any(jnp.issubdtype(jnp.result_type(key), kind) for kind in kinds):
+    typed = isinstance(key, jax.Array) and jnp.issubdtype(key.dtype, jax.dtypes.prng_key)
+    whole = isinstance(key, (int, np.integer, jax.Array)) and jnp.issubdtype(jnp.result_type(key), jnp.integer)
+    if not (typed or whole) or jnp.shape(key) != ():
         raise TypeError(f"sparse_momentum: `key` must be an integer or a key made by jax.random.key; got {key!r}.")
 
 
@@ -191,12 +197,22 @@ class _Sparse(NamedTuple):
 
 
 def _divided(path: str, shape: tuple[int, ...], density: float, shards: int) -> _Sparse | None:
+    if not math.prod(shape):
+        return None
     if math.floor(density * math.prod(shape)) == 0:
         raise ValueError(
             f"sparse_momentum: density {density} keeps no entry of leaf '{path}' of shape {shape}; raise it, or leave "
-            "the leaf dense: density_mask=momentax.routing.only_matrices."
+            "the leaf dense: False for it in `density_mask=`."
         )
-    return _Sparse(path, divide(shape, density, shards)) if shape else None  # all of a scalar
+    if not shape:
+        return None  # all of a scalar
+    strata = divide(shape, density, shards)
+    if strata.capacity * math.prod(shape) > MOST_COMPARISONS and strata.capacity > MANY + 1:
+        raise ValueError(
+            f"sparse_momentum: leaf '{path}' of shape {shape} cannot be divided into strata: no axis has a divisor "
+            f"between {math.ceil(1 / density)} and {int(MANY / density)}. Leave it dense by density_mask=."
+        )
+    return _Sparse(path, strata)
 
 
 def _replayed(path: str, shape: tuple[int, ...], masks: Any) -> _Sparse:
@@ -217,11 +233,14 @@ def _replayed(path: str, shape: tuple[int, ...], masks: Any) -> _Sparse:
 
 def _changes(masks: Mapping[str, Any]) -> Any:
     """The predicate of resets: whether any mask differs from that of the step before."""
+    for path, mask in masks.items():
+        if np.ndim(mask) < 2:
+            raise ValueError(f"sparse_momentum: the masks of leaf '{path}' must be bools of shape (steps, *its shape).")
     steps = max(len(mask) for mask in masks.values())
-    changes = np.zeros(steps, bool)
+    changes = np.zeros(steps + 1, bool)  # none after the last
     for mask in map(np.asarray, masks.values()):
         changes[1 : len(mask)] |= (mask[1:] != mask[:-1]).any(axis=tuple(range(1, mask.ndim)))
-    return lambda count, updates, params: jnp.asarray(changes)[jnp.minimum(count, steps - 1)]
+    return lambda count, updates, params: jnp.asarray(changes)[jnp.minimum(count, steps)]
 
 
 def _stored(indices: Any, sparse: list[_Sparse | None]) -> list[Any]:

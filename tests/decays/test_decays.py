@@ -6,7 +6,6 @@ import numpy as np
 import optax
 import pytest
 
-import momentax
 from momentax import decays, routing
 
 
@@ -46,6 +45,47 @@ def test_cautious_spares_entries_that_the_step_makes_longer():
     np.testing.assert_allclose(step(decays.cautious(0.5), u, w), u + 0.5 * w * jnp.array([1, 0, 0, 1, 1]))
 
 
+def test_after_step_decays_the_stepped_weight():
+    w, u, eta, lam = jnp.array([1.0, -2.0, 0.5]), jnp.array([0.3, 1.0, -1.0]), 0.2, 0.7
+    new = w + step(decays.after_step(eta, lam), u, w)
+    np.testing.assert_allclose(new, (1 - eta * lam) * (w - eta * u), rtol=1e-14)
+
+
+def test_schedules_of_decay_after_the_step_are_read_at_each_step():
+    rate, decay = (lambda count: 0.1 + 0.1 * count), (lambda count: 0.9 - 0.3 * count)
+    tx = decays.after_step(rate, decay)
+    w, state = jnp.array([2.0]), tx.init(jnp.array([2.0]))
+    for t in range(4):
+        expected = (1 - rate(t) * decay(t)) * (w - rate(t))
+        u, state = tx.update(jnp.ones(1), state, w)
+        w = w + u
+        np.testing.assert_allclose(w, expected, rtol=1e-14)
+
+
+@pytest.mark.parametrize(
+    ("decay", "stepped"),
+    [
+        ("decoupled", lambda w, u, eta, lam: (1 - eta * lam) * w - eta * u),
+        ("proximal", lambda w, u, eta, lam: (w - eta * u) / (1 + eta * lam)),
+        ("after_step", lambda w, u, eta, lam: (1 - eta * lam) * (w - eta * u)),
+    ],
+)
+def test_take_step_ends_a_chain_in_each_form(decay, stepped):
+    w, u, eta, lam = params(), jax.tree.map(jnp.cos, params()), 0.2, 0.7
+    tx = decays.take_step(eta, lam, routing.no_decay_on_vectors, decay=decay)
+    new = jax.tree.map(jnp.add, w, step(tx, u, w))["dense"]
+    kernel, bias = stepped(w["dense"]["kernel"], u["dense"]["kernel"], eta, lam), w["dense"]["bias"]
+    np.testing.assert_allclose(new["kernel"], kernel, rtol=1e-14)
+    np.testing.assert_allclose(new["bias"], bias - eta * u["dense"]["bias"], rtol=1e-14)
+    plain = step(decays.take_step(eta, decay=decay), u, w)
+    np.testing.assert_allclose(plain["dense"]["kernel"], -eta * u["dense"]["kernel"], rtol=1e-14)
+
+
+def test_an_unknown_form_of_decay_is_refused():
+    with pytest.raises(ValueError, match="take_step: `decay` must be one of.*'after_step'"):
+        decays.take_step(0.1, 0.1, decay="before_step")
+
+
 MASKS = {
     "function": routing.no_decay_on_vectors,
     "tree": {"dense": {"kernel": True, "bias": False}},
@@ -57,8 +97,12 @@ MASKS = {
 @pytest.mark.parametrize("mask", MASKS, ids=str)
 @pytest.mark.parametrize(
     ("decay", "factor"),
-    [(lambda mask: decays.decoupled(0.5, mask), 0.5), (lambda mask: decays.proximal(1.0, 1.0, mask), -0.5)],
-    ids=["decoupled", "proximal"],
+    [
+        (lambda mask: decays.decoupled(0.5, mask), 0.5),
+        (lambda mask: decays.proximal(1.0, 1.0, mask), -0.5),
+        (lambda mask: decays.after_step(1.0, 0.5, mask), -0.5),
+    ],
+    ids=["decoupled", "proximal", "after_step"],
 )
 def test_masks(mask, decay, factor):
     w = params()
@@ -78,5 +122,6 @@ def test_negative_decay_is_refused():
     for factory in (decays.decoupled, decays.cautious):
         with pytest.raises(ValueError, match="weight_decay"):
             factory(-0.1)
-    with pytest.raises(ValueError, match="proximal.*learning_rate"):
-        momentax.decays.proximal(-0.1, 0.0)
+    for factory in (decays.proximal, decays.after_step):
+        with pytest.raises(ValueError, match=f"{factory.__name__}.*learning_rate"):
+            factory(-0.1, 0.0)

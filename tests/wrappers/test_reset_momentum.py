@@ -104,8 +104,8 @@ def test_kept_fields_are_not_reset():
     np.testing.assert_allclose(states.inner.nu_weight[-1], 1 - 0.99**EVERY)
 
 
-def test_master_weights_keep_what_the_weights_have_no_room_for():
-    """A reset is none of the weights: inside or outside of the master weights it is the same."""
+def test_master_weights_belong_around_the_resets_or_are_kept():
+    """They hold what the weights have no room for, and a reset inside leaves them alone."""
     params = jnp.ones(3, jnp.bfloat16)
 
     def train(tx):
@@ -116,11 +116,11 @@ def test_master_weights_keep_what_the_weights_have_no_room_for():
 
         return jax.lax.scan(step, (params, tx.init(params)), length=20)[0][0]
 
-    inside = train(momentax.keep_master_weights(momentax.reset_momentum(optax.sgd(1.0, 0.5), EVERY)))
-    assert inside[0] > 1
-    np.testing.assert_array_equal(
-        train(momentax.reset_momentum(momentax.keep_master_weights(optax.sgd(1.0, 0.5)), EVERY)), inside
-    )
+    around = train(momentax.keep_master_weights(momentax.reset_momentum(optax.sgd(1.0), EVERY)))
+    assert around[0] == jnp.bfloat16(1.02)
+    masters = momentax.keep_master_weights(optax.sgd(1.0))
+    np.testing.assert_array_equal(train(momentax.reset_momentum(masters, EVERY, keep=("master",))), around)
+    assert train(momentax.reset_momentum(masters, EVERY))[0] == 1  # each reset rounds the steps away
 
 
 def factors(every, warmup, steps):
@@ -156,10 +156,11 @@ def test_the_factors_are_those_of_the_official_code():
         (dict(every=None), "leave the wrapper out"),
         (dict(every=4, warmup=5), "`every` must not be below `warmup`"),
         (dict(every=4, warmup=0), "`warmup` must be a number of steps"),
+        (dict(every=lambda count, updates, params: count == 2, warmup=2), "`warmup` counts from a known period"),
         (dict(every=4, when="during"), "`when` must be one of"),
         (dict(every=4, keep="mu_weight"), "`keep`"),  # a text is a sequence of letters, no tuple of names
     ],
-    ids=str,
+    ids=lambda value: "" if isinstance(value, str) else "-".join(map(str, value)),
 )
 def test_bad_input_is_refused(arguments, message):
     with pytest.raises((ValueError, TypeError), match=f"reset_momentum.*{message}"):
