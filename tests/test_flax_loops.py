@@ -133,7 +133,7 @@ def test_state_of_a_sharded_layer_lies_where_the_layer_lies(case, kind):
         assert losses[1] < losses[0]
         sharding = layer.kernel.get_value().sharding
         assert sharding.spec == PartitionSpec(None, "model")
-        mirrored = [leaf for leaf in jax.tree.leaves(nnx.state(optimizer)) if leaf.shape == (4, 16)]
+        mirrored = [leaf for leaf in jax.tree.leaves(nnx.state(optimizer)) if leaf.ndim == 2]  # shorter where sparse
         assert mirrored
         assert all(leaf.sharding.is_equivalent_to(sharding, 2) for leaf in mirrored)
 
