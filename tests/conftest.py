@@ -17,6 +17,8 @@ def pytest_configure(config):
     jax.config.update("jax_platforms", "cpu")
     jax.config.update("jax_num_cpu_devices", 8)
     jax.config.update("jax_numpy_rank_promotion", "raise")
+    # Compiling is most of the time: machine code need not be fast to be right. What XLA does to programs stays.
+    jax.config.update("jax_disable_most_optimizations", True)
     # Git ignores it; with it the second run takes a fraction of the first.
     jax.config.update("jax_compilation_cache_dir", str(config.rootpath / ".cache" / "jax"))
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
