@@ -119,10 +119,9 @@ def spam(
             return sparse_momentum(inner, density, density_mask=density_mask, masks=masks, restart=False)
         return sparse_momentum(inner, density, reset_every, density_mask=sparse_leaves, restart=False, key=key)
 
-    if density is None and masks is None:
-        return optax.chain(direction, take_step(learning_rate, weight_decay, weight_decay_mask, decay="after_step"))
-    if variant == "official":
-        step = take_step(learning_rate, weight_decay, decayed_by_the_code, decay="after_step")
-        return optax.chain(sparse(direction), step)
-    step = take_step(learning_rate, weight_decay, weight_decay_mask, decay="after_step")
-    return sparse(optax.chain(direction, step))
+    is_sparse, official = density is not None or masks is not None, variant == "official"
+    mask = decayed_by_the_code if is_sparse and official else weight_decay_mask
+    step = take_step(learning_rate, weight_decay, mask, decay="after_step")
+    if not is_sparse:
+        return optax.chain(direction, step)
+    return optax.chain(sparse(direction), step) if official else sparse(optax.chain(direction, step))
