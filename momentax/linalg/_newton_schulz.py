@@ -1,46 +1,131 @@
-"""The polar factor of a matrix by matrix products alone.
+"""The polar factor of a matrix by matrix products alone: an odd polynomial of its singular values.
 
-    X_0     = X / |X|_F                                                 (1)
-    X_{j+1} = (15 X_j - 10 (X_j X_j') X_j + 3 (X_j X_j')^2 X_j) / 8     (2)
+    X_0     = X / |X|_F, or another scaling                             (1)
+    A       = X_j X_j'                                                  (2)
+    X_{j+1} = a X_j + (b A + (c A) A) X_j                               (3)
 
-(2) maps each singular value s to p(s) = (15 s - 10 s^3 + 3 s^5) / 8 and leaves the singular vectors alone. On [0, 1]
-p rises from 0 to 1, with slope 15/8 at 0 and p' = p'' = 0 at 1: no singular value ever exceeds 1, near 1 the error
-d becomes 2.5 d^3, and small ones grow by 15/8 a step. After N steps those far below (8/15)^N |X|_F are still about
-(15/8)^N s / |X|_F, where the polar factor has 1.
+(3) maps each singular value s to p(s) = a s + b s^3 + c s^5 and leaves the singular vectors alone; each step may have
+coefficients of its own, and further ones for further powers of A. "classical", (15, -10, 3) / 8, rises from 0 to 1 on
+[0, 1], with slope 15/8 at 0 and p' = p'' = 0 at 1: no singular value ever exceeds 1, near 1 the error d becomes
+2.5 d^3, and small ones grow by 15/8 a step. After N steps those far below (8/15)^N |X|_F are still about
+(15/8)^N s / |X|_F, where the polar factor has 1. The other tables lift small ones faster; `singular_value_range` tells
+where they end.
 
-Source: Schulz, Iterative Berechnung der reziproken Matrix, ZAMM 1933; the member of degree 5 of the Pade family of
-Kenney & Laub, Rational Iterative Methods for the Matrix Sign Function, SIAM J. Matrix Anal. Appl. 1991.
+The Gram form is (3) written for the m x m matrices alone, see `polynomial`: fewer operations where n > 1.5 m.
+
+Source: Schulz, Iterative Berechnung der reziproken Matrix, ZAMM 1933; Bjorck & Bowie, An Iterative Algorithm for
+Computing the Best Estimate of an Orthogonal Matrix, SIAM J. Numer. Anal. 1971; Jordan et al., Muon, 2024, whose order
+of roundings half precision follows. Gram form: Dao-AILab/gram-newton-schulz.
 """
+
+from collections.abc import Sequence
 
 import jax
 import jax.numpy as jnp
+import numpy as np
+
+from momentax.linalg._coefficients import coefficients as rows_of
+from momentax.linalg._gram import apply, gram, polynomial
+from momentax.linalg._normalize import NORMALIZATIONS
+from momentax.linalg._normalize import normalize as normalized
+from momentax.linalg._products import check_matrices, is_half, product, rounded, store, wide
+
+FORMS = ("standard", "powers", "gram", "auto")
+RESTART = 2  # steps before the Gram form computes X X' anew: rounding errors of R grow with the polynomial
 
 
-def newton_schulz(x: jax.Array, steps: int) -> jax.Array:
-    """The polar factor after `steps` iterations (2), with singular values in [0, 1].
+def newton_schulz(
+    x: jax.Array,
+    steps: int,
+    coefficients: str | Sequence = "classical",
+    *,
+    normalize: str | None = "frobenius",
+    eps: float | None = None,
+    safety: float = 1.0,
+    form: str = "standard",
+    compute_dtype=None,
+    precision="highest",
+) -> jax.Array:
+    """The polar factor of x, as near as `steps` steps (3) bring it.
 
     Args:
-      x: matrices (..., m, n), floating, of any size that the dtype holds; zero gives zero. A matrix with an entry that
-        is not finite gives NaN, and leaves the others alone.
-      steps: iterations, each of three products, computed in the full precision of the dtype.
+      x: matrices (..., m, n), floating. Zero gives zero. A matrix with an entry that is not finite gives NaN, and
+        leaves the others alone.
+      steps: how many, 1 or more, each of three products.
+      coefficients: name or rows, as in `coefficients`.
+      normalize: (1): "frobenius", "schatten", "spectral" (needs eigenvalues), "aol" (converges to another matrix), or
+        None for matrices whose singular values are in [0, 1] already.
+      eps: added to the norm in (1), in units of x: 1e-7 in Muon's code, 1e-8 in Optax. None adds nothing: the result
+        does not depend on the scale of x.
+      safety: safety factor of the coefficients, as in `coefficients`.
+      form: "standard" is (3); "powers" computes b A + c (A A), the order in which Dion's and MuonH's codes round;
+        "gram" iterates on m x m matrices, in float32 or better; "auto" is "gram" where the long side exceeds 1.5 times
+        the short, and half precision is not asked for: its m x m matrices in float32 would cost accelerators more than
+        they save.
+      compute_dtype: dtype of stored matrices; None is that of x. In half precision products take half precision and
+        sum in float32. float16 is normalised in float32 first.
+      precision: that of the products. "highest" keeps accelerators from multiplying float32 in less.
 
     Returns:
       Matrices like `x`.
+
+    Raises:
+      ValueError: x is no matrix, an unknown choice, or coefficients, steps or a safety factor that `coefficients`
+        refuses.
+      TypeError: x is not real floating.
 
     Example:
       >>> print(newton_schulz(jnp.array([[0.0, -3.0, 0.0], [2.0, 0.0, 0.0]]), steps=5).round(3) + 0)
       [[ 0. -1.  0.]
        [ 1.  0.  0.]]
     """
-    if x.shape[-2] > x.shape[-1]:  # the products X X' are then the small ones
-        return newton_schulz(x.mT, steps).mT
-    peak = jnp.max(jnp.abs(x), axis=(-2, -1), keepdims=True)
-    x = x / jnp.where(peak == 0, jnp.ones_like(peak), peak)  # squares of the largest entry cannot overflow or vanish
-    x = x / jnp.maximum(jnp.sqrt(jnp.sum(x * x, axis=(-2, -1), keepdims=True)), 1)  # (1)
+    table = rows_of(coefficients, steps, safety)
+    check_matrices("newton_schulz", "x", x)
+    for argument, value, choices in (("normalize", normalize, NORMALIZATIONS), ("form", form, FORMS)):
+        if value not in choices:
+            listed = ", ".join(map(repr, choices))
+            raise ValueError(f"newton_schulz: `{argument}` must be one of {listed}; got {value!r}.")
+    if not x.size:
+        return x
+    # X X' is to be the smaller of the two products. Squares are turned, too: in half precision they round as those of
+    # the codes, whose weights are (out, in) where Flax has (in, out).
+    if x.shape[-2] >= x.shape[-1]:
+        return _iterate(x.mT, table, normalize, eps, form, compute_dtype, precision).mT
+    return _iterate(x, table, normalize, eps, form, compute_dtype, precision)
 
-    def iterate(_, x):
-        gram = jnp.matmul(x, x.mT, precision="highest")
-        quartic = 3 * jnp.matmul(gram, gram, precision="highest") - 10 * gram
-        return (15 * x + jnp.matmul(quartic, x, precision="highest")) / 8  # (2)
 
-    return jax.lax.fori_loop(0, steps, iterate, x)
+def _iterate(x: jax.Array, table, normalize, eps, form, compute_dtype, precision) -> jax.Array:
+    dtype = jnp.dtype(x.dtype if compute_dtype is None else compute_dtype)
+    y, first = normalized(x, normalize, eps, dtype, precision)  # (1)
+    if form == "gram" or form == "auto" and not is_half(dtype) and x.shape[-1] > 1.5 * x.shape[-2]:
+        r = gram(y, precision) if first is None else first
+        y = apply(polynomial(r, table[:RESTART], precision), y, precision)
+        if table[RESTART:]:
+            y = apply(polynomial(gram(y, precision), table[RESTART:], precision), y, precision)
+        return y.astype(x.dtype)
+    rows = np.asarray(table, wide(dtype))
+    if first is not None:
+        y, rows = _step(y, rows[0], form, precision, store(first, dtype)), rows[1:]
+    y, _ = jax.lax.scan(lambda y, row: (_step(y, row, form, precision), None), y, rows)
+    return y.astype(x.dtype)
+
+
+def _step(x: jax.Array, row, form: str, precision, a: jax.Array | None = None) -> jax.Array:
+    def times(c, y):
+        return rounded(c * y.astype(wide(y.dtype)), y.dtype)
+
+    def multiply(b, y):
+        return rounded(product(b, y, precision), y.dtype)
+
+    a = store(product(x, x.mT, precision), x.dtype) if a is None else a  # (2)
+    if form == "powers":
+        power, b = a, times(row[1], a)
+        for c in row[2:]:
+            power = store(multiply(power, a), x.dtype)
+            b = rounded(b + times(c, power), x.dtype)
+        b = b.astype(x.dtype)
+    else:
+        b = times(row[-1], a).astype(x.dtype)
+        for c in row[-2:0:-1]:
+            b = store(times(c, a) + multiply(b, a), x.dtype)
+    return store(times(row[0], x) + multiply(b, x), x.dtype)  # (3)

@@ -1,4 +1,4 @@
-"""The polar factor: exactly from singular values, and by Newton-Schulz products."""
+"""The polar factor: exactly from singular values, and by products alone."""
 
 import re
 
@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from momentax.linalg import newton_schulz, polar
+from momentax.linalg import newton_schulz, polar, polar_by_products
 
 BOTH = [polar, lambda x: newton_schulz(x, 40)]
 
@@ -96,3 +96,40 @@ def test_newton_schulz_multiplies_on_the_shorter_side():
     for shape in ((4, 64), (64, 4)):
         text = jax.jit(newton_schulz, static_argnums=1).lower(jnp.zeros(shape), 3).as_text()
         assert "tensor<4x4x" in text and "tensor<64x64x" not in text
+
+
+@pytest.mark.parametrize("dtype", [jnp.float64, jnp.float32])
+def test_products_reach_the_polar_factor(dtype):
+    """As far as the condition of the matrix allows; orthogonal to rounding in any case."""
+    eps = float(jnp.finfo(dtype).eps)
+    spread = [jnp.geomspace(1e-4, 1, 12), jnp.ones(12).at[1:].set(1e-4), jnp.full(12, 7.0)]
+    cases = [with_singular_values(s, 12, 15) for s in spread]
+    y = jax.jit(polar_by_products)(jnp.stack([x for x, _, _ in cases]).astype(dtype))
+    assert y.dtype == dtype
+    for factor, (_, u, v) in zip(y.astype(float), cases, strict=True):
+        np.testing.assert_allclose(factor @ factor.T, jnp.eye(12), atol=20 * eps)
+        np.testing.assert_allclose(factor, u @ v.T, atol=10 * eps / 1e-4)
+
+
+def test_products_keep_to_the_smallest_singular_value_that_was_asked_for():
+    s = jnp.geomspace(1e-9, 1, 6)
+    x, u, v = with_singular_values(s)
+    actual = jnp.diag(u.T @ polar_by_products(x, 1e-5) @ v)
+    np.testing.assert_allclose(actual[3:], 1, atol=1e-12)
+    assert jnp.all((0 < actual[:2]) & (actual[:2] < 0.9))
+
+
+def test_products_have_the_derivative_of_the_polar_factor():
+    """For a square matrix: d(U V') = U (K / (s_i + s_j)) V', K = U' d V - V' d' U."""
+    x, d, w = jax.random.normal(jax.random.key(4), (3, 5, 5))
+    u, s, v = jnp.linalg.svd(x)
+    k = u.T @ d @ v.T
+    expected = u @ ((k - k.T) / (s[:, None] + s[None])) @ v
+    exact = jax.jit(lambda x: jax.vjp(polar_by_products, x)[1](w)[0])(x)
+    np.testing.assert_allclose(jnp.sum(exact * d), jnp.sum(w * expected), rtol=1e-9)
+
+
+@pytest.mark.parametrize("smallest", [0.0, 1.0, -1.0, float("nan")])
+def test_products_need_a_smallest_singular_value(smallest):
+    with pytest.raises(ValueError, match="polar_by_products.*`smallest`"):
+        polar_by_products(jnp.eye(2), smallest)
