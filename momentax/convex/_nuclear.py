@@ -57,7 +57,7 @@ def nuclear(steps: int | None = None) -> ConvexFunction:
 
             def call(x):
                 read = rule_of(name, x, rule)
-                if read.kind != "matrix" or not x.size:
+                if not read.is_matrix or not x.size:
                     return of_entries(x)
                 groups = (read.batch_axes, read.in_axes, read.out_axes)
                 return carry(lambda x: (function(*fold(x, *groups)),), x, places=[place])[0]

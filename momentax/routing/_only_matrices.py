@@ -8,7 +8,7 @@ from momentax.routing._resolve import assigned
 
 
 def only_matrices(params: Any) -> Any:
-    """A mask of the matrices, stacked ones included: no vectors, no embeddings.
+    """A mask of the matrices, stacked ones and output heads included: no vectors, no embeddings.
 
     Args:
       params: tree of arrays.
@@ -21,5 +21,5 @@ def only_matrices(params: Any) -> Any:
       >>> only_matrices({"dense": {"kernel": jnp.zeros((3, 4)), "bias": jnp.zeros(4)}})
       {'dense': {'bias': False, 'kernel': True}}
     """
-    matrices = [isinstance(rule, str) or rule.kind == "matrix" for _, _, rule in assigned(params, None)]
+    matrices = [isinstance(rule, str) or rule.is_matrix for _, _, rule in assigned(params, None)]
     return jax.tree.unflatten(jax.tree.structure(params), matrices)

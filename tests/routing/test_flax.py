@@ -77,7 +77,7 @@ STACKED = {"": "", "vector": "vector batch (0)"} | {
 def test_linen_transformer():
     got = rules(linen(LinenGPT(), TOKENS))
     assert got.pop("Embed_0/embedding") == "embedding in (0) out (1)"
-    assert got.pop("lm_head/kernel") == "matrix in (0) out (1)"
+    assert got.pop("lm_head/kernel") == "head in (0) out (1)"
     assert got == {f"block/{path}": rule for path, rule in BLOCK.items()}
 
 
@@ -94,7 +94,7 @@ def test_scanned_linen_transformer_stated_as_a_stack():
     got = rules(linen(LinenGPT(scan=True), TOKENS), routing=routing.flax(stacked="^blocks/"))
     inside = {path.removeprefix("blocks/"): rule for path, rule in got.items() if path.startswith("blocks/")}
     assert inside == {path: STACKED[rule] for path, rule in BLOCK.items()}
-    assert got["lm_head/kernel"] == "matrix in (0) out (1)"
+    assert got["lm_head/kernel"] == "head in (0) out (1)"
 
 
 class NNXBlock(nnx.Module):
