@@ -215,14 +215,20 @@ def configure(config: Config, optimizer: str) -> Config:
     return Config(**vars(config) | own | {name: value for name, value in given.items() if value is not None})
 
 
+def scheduled(config: Config, peak: float) -> optax.Schedule:
+    warmup = max(1, config.steps // 10)
+    return optax.warmup_cosine_decay_schedule(peak / warmup, peak, warmup, config.steps + 1, peak / 20)
+
+
 def make_optimizer(config: Config) -> optax.GradientTransformationExtraArgs:
-    peak, warmup = config.learning_rate, max(1, config.steps // 10)
-    schedule = optax.warmup_cosine_decay_schedule(peak / warmup, peak, warmup, config.steps + 1, peak / 20)
+    schedule = scheduled(config, config.learning_rate)
     factory = optimizer_factories()[config.optimizer]
     mask = momentax.routing.no_decay_on_vectors
     decay = {"weight_decay": config.weight_decay, "weight_decay_mask": mask, "mask": mask}  # optax says `mask`
     accepted = inspect.signature(factory).parameters
     arguments = {name: value for name, value in decay.items() if name in accepted}
+    if "rest_learning_rate" in accepted:  # embeddings, the head and vectors, which matrix methods give to AdamW
+        arguments["rest_learning_rate"] = scheduled(config, DEFAULTS["adamw"][0])
     return optax.with_extra_args_support(factory(schedule, **arguments, **ARGUMENTS.get(config.optimizer, {})))
 
 

@@ -6,6 +6,7 @@ A leaf function therefore contains no cast, no tree and no path.
 """
 
 import functools
+import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -201,6 +202,11 @@ def mask_leaves(function: str, mask: Mask | None, params: Params) -> list[bool]:
             )
     if [leaf_path(path) for path, _ in flat] == paths:
         return [bool(leaf) for _, leaf in flat]
+    if any(_is_masked(node) for node in jax.tree.leaves(params, is_leaf=_is_masked)):
+        given = {leaf_path(path): bool(keep) for path, keep in flat}
+        above = [[path[:end] for end in range(len(path) + 1) if path[:end] in given] for path in paths]
+        if all(above):  # the mask was made for the whole tree, of which this is a part
+            return [given[found[-1]] for found in above]
     try:
         full = jax.tree.map(lambda keep, subtree: jax.tree.map(lambda _: bool(keep), subtree), mask, params)
     except ValueError as error:
@@ -210,6 +216,26 @@ def mask_leaves(function: str, mask: Mask | None, params: Params) -> list[bool]:
             "Give a tree of bools like the parameters, a prefix of it, or a function of the parameters."
         ) from error
     return jax.tree.leaves(full)
+
+
+def folding(
+    shape: Sequence[int], groups: Sequence[Sequence[int]]
+) -> tuple[Callable[[jax.Array], jax.Array], Callable[[jax.Array], jax.Array]]:
+    """The function that merges the axes of each group into one, in this order, and the way back.
+
+    >>> there, back = folding((2, 3, 4), [(1,), (2, 0)])
+    >>> there(jnp.zeros((2, 3, 4))).shape, back(jnp.zeros((3, 8))).shape
+    ((3, 8), (2, 3, 4))
+    """
+    order = [axis for group in groups for axis in group]
+    merged = [math.prod(shape[axis] for axis in group) for group in groups]
+    apart = [shape[axis] for axis in order]
+    turned_back = sorted(range(len(order)), key=order.__getitem__)
+    return lambda x: x.transpose(order).reshape(merged), lambda y: y.reshape(apart).transpose(turned_back)
+
+
+def _is_masked(node: Any) -> bool:
+    return isinstance(node, optax.MaskedNode)
 
 
 def next_count(count: jax.Array) -> jax.Array:

@@ -57,7 +57,7 @@ def total(scalars: Sequence[jax.Array]) -> jax.Array:
 
 def pack(parts: Sequence[jax.Array]) -> jax.Array:
     """Small arrays, some for each leaf, as the one vector in which a state keeps them."""
-    return jnp.concatenate([_replicate(jnp.ravel(part)) for part in parts])
+    return jnp.concatenate([jnp.ravel(_replicate(part)) for part in parts])
 
 
 def unpack(function: str, vector: jax.Array, shapes: Sequence[tuple[int, ...]]) -> list[jax.Array]:

@@ -13,7 +13,7 @@ def public_spaces() -> dict[str, object]:
     modules = {f"momentax.{name}": member for name, member in vars(momentax).items() if inspect.ismodule(member)}
     public = {name: module for name, module in modules.items() if module.__name__ == name and "._" not in name}
     rooms = ("momentax.optimizers", "momentax.transforms", "momentax.wrappers")  # their names are at the root
-    inside = ("momentax.decaying",)
+    inside = ("momentax.decaying", "momentax.matrices")
     return {"momentax": momentax, **{name: module for name, module in public.items() if name not in rooms + inside}}
 
 

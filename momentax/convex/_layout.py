@@ -1,11 +1,11 @@
 """How a leaf is read as independent groups, rows or matrices."""
 
-import math
 from collections.abc import Callable, Sequence
 
 import jax
 import jax.numpy as jnp
 
+from momentax.leaves import folding
 from momentax.routing import Rule, matrix, resolve, vector
 
 
@@ -24,8 +24,5 @@ def others(x: jax.Array, axes: Sequence[int]) -> tuple[int, ...]:
 
 def fold(x: jax.Array, *groups: Sequence[int]) -> tuple[jax.Array, Callable[[jax.Array], jax.Array]]:
     """x with the axes of each group merged into one, in this order; and the way back."""
-    order = [axis for group in groups for axis in group]
-    shape = [x.shape[axis] for axis in order]
-    back = sorted(range(x.ndim), key=order.__getitem__)
-    folded = x.transpose(order).reshape([math.prod(x.shape[axis] for axis in group) for group in groups])
-    return folded, lambda y: y.reshape(shape).transpose(back)
+    there, back = folding(x.shape, groups)
+    return there(x), back

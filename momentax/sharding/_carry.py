@@ -9,7 +9,7 @@ from jax.sharding import AxisType, NamedSharding, PartitionSpec
 Placement = Callable[[PartitionSpec], PartitionSpec]
 
 
-def carry(function: Callable[..., Any], *arrays: jax.Array, places: Sequence[Placement]) -> Any:
+def carry(function: Callable[..., Any], *arrays: jax.Array, places: Sequence[Placement] | None = None) -> Any:
     """`function(*arrays)`, where a mesh with explicit axes would refuse its sorts, gathers and splitting reshapes.
 
     There the compiler places what happens inside, which costs the collectives that it finds necessary: right for every
@@ -18,16 +18,19 @@ def carry(function: Callable[..., Any], *arrays: jax.Array, places: Sequence[Pla
     Args:
       function: arrays in, a tuple of arrays out.
       arrays: the first one says where it lies, on a mesh or not.
-      places: for each result, its partition as a function of that of the first array.
+      places: for each result, its partition as a function of that of the first array. None: one result for each array,
+        lying as that does.
 
     Example:
       >>> import jax.numpy as jnp
       >>> carry(lambda x: (jnp.sort(x),), jnp.array([2, 1]), places=[lambda spec: spec])[0].tolist()
       [1, 2]
     """
-    sharding = jax.typeof(arrays[0]).sharding
-    if AxisType.Explicit not in sharding.mesh.axis_types:
+    shardings = [jax.typeof(array).sharding for array in arrays]
+    if not any(AxisType.Explicit in sharding.mesh.axis_types for sharding in shardings):
         return function(*arrays)
-    spec = PartitionSpec(*sharding.spec, *[None] * (arrays[0].ndim - len(sharding.spec)))
-    out_sharding = tuple(NamedSharding(sharding.mesh, place(spec)) for place in places)
+    if places is None:
+        return jax.sharding.auto_axes(function, out_sharding=tuple(shardings))(*arrays)
+    spec = PartitionSpec(*shardings[0].spec, *[None] * (arrays[0].ndim - len(shardings[0].spec)))
+    out_sharding = tuple(NamedSharding(shardings[0].mesh, place(spec)) for place in places)
     return jax.sharding.auto_axes(function, out_sharding=out_sharding)(*arrays)

@@ -4,9 +4,10 @@
     w_t = b_t w_{t-1} + (1 - b_t)                 (2)  the same average of ones: w_t = 1 - prod_{i<=t} b_i
     u_t = m_t / w_t                               (3)  m_t with debias=False
     u_t = [b_t m_t + (1-b_t) g_t] / [b_t w_t + (1-b_t)]    (4)  nesterov=True; the numerator with debias=False
+    u_t = b_t m_t / [b_t w_t + (1-b_t)] + (1-b_t) g_t / w_t (5)  nesterov=True, debias="optax": as optax.contrib.muon
 
 g: gradient, any shape.  m: average `mu`, same shape, starts at zero.  w: scalar, starts at zero.  b: `b1`.
-A constant gradient g gives u = g at every step of (3) and (4), under any schedule of b.
+A constant gradient g gives u = g at every step of (3) and (4), under any schedule of b; (5) gives more than g at first.
 
 Contract: transform.
 Source: Kingma & Ba, Adam, ICLR 2015 (arXiv 1412.6980), for (1) and (3); (2) holds for scheduled decays, where
@@ -41,7 +42,7 @@ class AverageGradientsState(NamedTuple):
 def average_gradients(
     b1: ScalarOrSchedule = 0.9,
     *,
-    debias: bool = True,
+    debias: bool | str = True,
     nesterov: bool = False,
     mu_dtype: Any = None,
 ) -> optax.GradientTransformationExtraArgs:
@@ -49,8 +50,8 @@ def average_gradients(
 
     Args:
       b1: decay of the average, in [0, 1); number or schedule. 0.9 as in Adam.
-      debias: divide by (2), so that early averages are not too short.
-      nesterov: look one step ahead, (4).
+      debias: divide by (2), so that early averages are not too short; "optax" with nesterov is (5).
+      nesterov: look one step ahead, (4) or (5).
       mu_dtype: dtype of the average; None means the leaf's own, float32 for bfloat16 and float16 leaves.
 
     Raises:
@@ -66,6 +67,7 @@ def average_gradients(
       [ 1. -2.]
     """
     checks.check_fraction("average_gradients", b1=b1)
+    checks.check_choice("average_gradients", "debias", debias, (True, False, "optax"))
 
     def init(params):
         return AverageGradientsState(
@@ -80,14 +82,15 @@ def average_gradients(
         weight = scalars.average(state.mu_weight, 1.0, decay)  # (2)
         mixed = scalars.average(weight, 1.0, decay) if nesterov else weight
         divisor = scalars.nonzero(mixed) if debias else 1.0
+        ahead = divisor / scalars.nonzero(weight) if debias == "optax" else 1.0
 
-        def leaf(g, m, decay, divisor):
+        def leaf(g, m, decay, divisor, ahead):
             m = decay * m + (1 - decay) * g  # (1)
-            u = decay * m + (1 - decay) * g if nesterov else m
-            return u / divisor, m  # (3), (4)
+            u = decay * m + (1 - decay) * ahead * g if nesterov else m
+            return u / divisor, m  # (3), (4), (5)
 
         updates, mu = leaves.lift(
-            "average_gradients", leaf, updates, state=[state.mu], coefficients=[decay, divisor], real=False
+            "average_gradients", leaf, updates, state=[state.mu], coefficients=[decay, divisor, ahead], real=False
         )
         return updates, AverageGradientsState(leaves.next_count(state.count), mu, weight)
 

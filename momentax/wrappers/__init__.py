@@ -2,6 +2,10 @@
 
 from momentax.wrappers._clip_spikes import clip_spikes as clip_spikes
 from momentax.wrappers._keep_master_weights import keep_master_weights as keep_master_weights
+from momentax.wrappers._partition_by_rule import partition_by_rule as partition_by_rule
 from momentax.wrappers._project_radial import project_radial as project_radial
 from momentax.wrappers._reset_momentum import reset_momentum as reset_momentum
+from momentax.wrappers._scale_by_column_snr import scale_by_column_snr as scale_by_column_snr
+from momentax.wrappers._scale_by_norm_snr import scale_by_norm_snr as scale_by_norm_snr
 from momentax.wrappers._sparse_momentum import sparse_momentum as sparse_momentum
+from momentax.wrappers._whiten_by_fisher import whiten_by_fisher as whiten_by_fisher

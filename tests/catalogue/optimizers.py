@@ -7,6 +7,16 @@ from catalogue._case import Case
 from momentax.testing import Traits
 
 HEAVY_BALL_WITH_DECAY = optax.chain(optax.trace(0.9), optax.add_decayed_weights(0.1))
+MOMENTUM = optax.chain(momentax.average_gradients(0.95, debias=False, nesterov=True), optax.scale(-0.05))
+
+
+def beside_adamw(b1, weight_decay):
+    """Momentum for matrices, for the rest what NAMO and AuON give it."""
+    adamw = optax.chain(
+        momentax.scale_by_adam(b1, 0.95, 1e-8, eps_hat=True), momentax.decays.take_step(0.05, weight_decay)
+    )
+    return momentax.partition_by_rule({"matrix": MOMENTUM, "rest": adamw})
+
 
 CASES = [
     Case(
@@ -261,6 +271,210 @@ CASES = [
             static_args=("reset_every", "total_steps"),
             static_choices={"variant": "code", "reset_every": 0},
             parts=("clip_to_average_max", "scale_to_average_norm", "scale_by_adam", "reset_momentum"),
+        ),
+    ),
+    Case(
+        "momentax.muon",
+        momentax.muon,
+        dict(learning_rate=0.05, weight_decay=0.01, steps=2, rest_learning_rate=0.05),
+        Traits(
+            needs_params=True,
+            acts_on="matrices",
+            plain=momentax.partition_by_rule(
+                {"matrix": optax.sgd(0.05), "rest": optax.adamw(0.05, 0.9, 0.95, 1e-10, weight_decay=0.01)}
+            ),
+            reads_names=True,
+            has_learning_rate=True,
+            scheduled=("learning_rate", "b1", "weight_decay", "rest_learning_rate"),
+            static_args=("steps",),
+            static_choices={"bias_correction": "adam", "scale": "muon", "method": "jordan"},
+            parts=(
+                "partition_by_rule",
+                "average_gradients",
+                "orthogonalize",
+                "scale_by_matrix_shape",
+                "scale_by_adam",
+                "decoupled",
+            ),
+        ),
+    ),
+    Case(
+        "momentax.namo",
+        momentax.namo,
+        dict(learning_rate=0.05, weight_decay=0.01, steps=1, rest_learning_rate=0.05),
+        Traits(
+            needs_params=True,
+            acts_on="matrices",
+            plain=beside_adamw(0.9, 0.01),
+            reads_names=True,
+            has_learning_rate=True,
+            scheduled=("learning_rate", "b1", "b2", "eps", "weight_decay", "rms", "rest_learning_rate"),
+            static_args=("steps", "norm_eps"),
+            static_choices={"variant": "code", "scale": "muon", "method": "jordan"},
+            parts=("partition_by_rule", "scale_by_norm_snr", "orthogonalize", "scale_by_adam", "decoupled"),
+        ),
+    ),
+    Case(
+        "momentax.namo_d[official]",
+        momentax.namo_d,
+        dict(learning_rate=0.05, weight_decay=0.01, steps=1, variant="official", rest_learning_rate=0.05),
+        Traits(
+            needs_params=True,
+            acts_on="matrices",
+            plain=beside_adamw(0.9, 0.01),
+            reads_names=True,
+            has_learning_rate=True,
+            scheduled=("learning_rate", "b1", "b2", "eps", "weight_decay", "clamp", "rms", "rest_learning_rate"),
+            static_args=("steps", "norm_eps"),
+            static_choices={"variant": "code", "scale": "muon", "method": "jordan", "axis": "row"},
+            parts=("partition_by_rule", "scale_by_column_snr", "orthogonalize", "scale_by_adam", "decoupled"),
+        ),
+    ),
+    Case(
+        "momentax.auon",
+        momentax.auon,
+        dict(learning_rate=0.05, gamma=1.0, rest_learning_rate=0.05),
+        Traits(
+            acts_on="matrices",
+            plain=beside_adamw(0.8, None),
+            reads_names=True,
+            has_learning_rate=True,
+            learns=False,  # steps do not shrink
+            scheduled=("learning_rate", "b1", "gamma", "rest_learning_rate"),
+            static_choices={"variant": "code", "scale": "muon"},
+            parts=(
+                "partition_by_rule",
+                "average_gradients",
+                "scale_by_cosh_rms",
+                "scale_by_matrix_shape",
+                "scale_by_adam",
+            ),
+        ),
+    ),
+    Case(
+        "momentax.hybrid_auon",
+        momentax.hybrid_auon,
+        dict(learning_rate=0.05, weight_decay=0.01, gamma=1.5, rest_learning_rate=0.05),
+        Traits(
+            needs_params=True,
+            acts_on="matrices",
+            plain=beside_adamw(0.8, 0.01),
+            reads_names=True,
+            has_learning_rate=True,
+            scheduled=("learning_rate", "b1", "weight_decay", "gamma", "rest_learning_rate"),
+            static_args=("steps", "eps"),
+            static_choices={"variant": "code", "scale": "muon", "method": "jordan"},
+            parts=(
+                "partition_by_rule",
+                "average_gradients",
+                "orthogonalize",
+                "scale_by_cosh_rms",
+                "scale_by_matrix_shape",
+                "scale_by_adam",
+                "decoupled",
+            ),
+        ),
+    ),
+    Case(
+        "momentax.normuon",
+        momentax.normuon,
+        dict(learning_rate=0.05, weight_decay=0.01, steps=2, decay="cautious", rest_learning_rate=0.05),
+        Traits(
+            needs_params=True,
+            acts_on="matrices",
+            plain=momentax.partition_by_rule(
+                {
+                    "matrix": optax.sgd(0.05),
+                    "rest": optax.chain(
+                        optax.scale_by_adam(0.9, 0.95, 1e-10), momentax.decays.take_step(0.05, 0.01, decay="cautious")
+                    ),
+                }
+            ),
+            reads_names=True,
+            has_learning_rate=True,
+            scheduled=("learning_rate", "b1", "b2", "weight_decay", "rest_learning_rate"),
+            static_args=("steps",),
+            static_choices={"rescale": "row", "scale": "muon", "decay": "l2"},
+            parts=("partition_by_rule", "normalize_rows", "scale_by_matrix_shape", "cautious", "scale_by_adam"),
+        ),
+    ),
+    Case(
+        "momentax.muonh",
+        momentax.muonh,
+        dict(learning_rate=0.05, steps=2),
+        Traits(
+            needs_params=True,
+            acts_on="matrices",
+            plain=momentax.partition_by_rule({"matrix": optax.sgd(0.05), "rest": optax.adam(0.05, 0.9, 0.95)}),
+            reads_names=True,
+            has_learning_rate=True,
+            learns=False,  # matrices keep their norms
+            scheduled=("learning_rate", "b1", "adam_b1", "adam_b2"),
+            static_args=("steps",),
+            static_choices={"radius": "mean", "scope": "global", "decay": "l2"},
+            parts=("partition_by_rule", "heavy_ball", "orthogonalize", "retract_to_sphere", "scale_by_adam"),
+        ),
+        {"zero_weights_stay_finite": "a zero matrix has no direction on a sphere: init refuses it"},
+    ),
+    Case(
+        "momentax.adamh",
+        momentax.adamh,
+        dict(learning_rate=0.05, weight_decay=0.01),
+        Traits(
+            needs_params=True,
+            acts_on="matrices",
+            plain=optax.adamw(0.05, b2=0.95, weight_decay=0.01),
+            reads_names=True,
+            has_learning_rate=True,
+            learns=False,  # matrices keep their norms
+            scheduled=("learning_rate", "b1", "b2", "eps", "weight_decay"),
+            static_choices={"radius": "mean", "scope": "global", "decay": "l2"},
+            parts=("partition_by_rule", "retract_to_sphere", "scale_by_adam", "decoupled"),
+        ),
+        {"zero_weights_stay_finite": "a zero matrix has no direction on a sphere: init refuses it"},
+    ),
+    Case(
+        "momentax.fismo",
+        momentax.fismo,
+        dict(learning_rate=0.05, weight_decay=0.01, steps=2, rest_learning_rate=0.05),
+        Traits(
+            needs_params=True,
+            acts_on="matrices",
+            plain=momentax.partition_by_rule(
+                {"matrix": optax.sgd(0.05), "rest": optax.adamw(0.05, 0.9, 0.95, 1e-10, weight_decay=0.01)}
+            ),
+            reads_names=True,
+            has_learning_rate=True,
+            scheduled=("learning_rate", "b1", "b2", "damping", "weight_decay", "rest_learning_rate"),
+            static_args=("steps", "update_every", "max_dim"),
+            static_choices={"scale": "muon", "method": "jordan", "root": "svd"},
+            parts=(
+                "partition_by_rule",
+                "whiten_by_fisher",
+                "average_gradients",
+                "orthogonalize",
+                "scale_by_matrix_shape",
+                "scale_by_adam",
+                "decoupled",
+            ),
+        ),
+    ),
+    Case(
+        "momentax.muon_pp",
+        momentax.muon_pp,
+        dict(learning_rate=0.05, weight_decay=0.01, steps=2, rest_learning_rate=0.05),
+        Traits(
+            needs_params=True,
+            acts_on="matrices",
+            plain=momentax.partition_by_rule(
+                {"matrix": optax.sgd(0.05), "rest": optax.adamw(0.05, 0.9, 0.95, 1e-10, weight_decay=0.01)}
+            ),
+            reads_names=True,
+            has_learning_rate=True,
+            scheduled=("learning_rate", "b1", "kappa", "weight_decay", "rest_learning_rate"),
+            static_args=("steps",),
+            static_choices={"method": "jordan", "steps": 0},
+            parts=("partition_by_rule", "average_gradients", "bound_spectral_norm", "scale_by_adam", "decoupled"),
         ),
     ),
 ]

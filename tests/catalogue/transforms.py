@@ -1,7 +1,7 @@
 """Rows of `momentax.transforms`."""
 
 import momentax
-from catalogue._case import Case
+from catalogue._case import MATRICES_AS_THEY_ARE, Case
 from momentax.testing import Traits
 
 CASES = [
@@ -75,5 +75,109 @@ CASES = [
         momentax.scale_to_average_norm,
         dict(),
         Traits(learns=False, scheduled=("gamma1", "gamma2", "eps")),  # steps do not shrink
+    ),
+    Case(
+        "momentax.orthogonalize",
+        momentax.orthogonalize,
+        dict(steps=2),
+        Traits(
+            acts_on="matrices",
+            plain=MATRICES_AS_THEY_ARE,
+            reads_names=True,
+            has_state=False,
+            static_args=("steps", "safety"),
+            static_choices={"normalize": "l1", "method": "jordan"},
+            parts=("partition_by_rule", "scale_by_adam"),
+        ),
+        only_matrices=True,
+    ),
+    Case(
+        "momentax.scale_by_matrix_shape",
+        momentax.scale_by_matrix_shape,
+        dict(scale="moonlight"),
+        Traits(
+            acts_on="matrices",
+            plain=MATRICES_AS_THEY_ARE,
+            reads_names=True,
+            has_state=False,
+            static_choices={"scale": "muon"},
+            parts=("partition_by_rule", "scale_by_adam"),
+        ),
+        only_matrices=True,
+    ),
+    Case(
+        "momentax.scale_by_cosh_rms",
+        momentax.scale_by_cosh_rms,
+        dict(gamma=1.5),
+        Traits(has_state=False, learns=False, scheduled=("gamma", "eps"), static_choices={"variant": "code"}),
+    ),  # steps do not shrink
+    Case(
+        "momentax.scale_by_cosh_rms[official]",
+        momentax.scale_by_cosh_rms,
+        dict(gamma=3.0, variant="official"),
+        Traits(has_state=False, scheduled=("gamma", "eps"), static_choices={"variant": "code"}),
+    ),
+    Case(
+        "momentax.normalize_rows",
+        momentax.normalize_rows,
+        dict(),
+        Traits(
+            acts_on="matrices",
+            plain=MATRICES_AS_THEY_ARE,
+            reads_names=True,
+            scheduled=("b2", "eps"),
+            static_choices={"rescale": "row"},
+            parts=("partition_by_rule", "scale_by_adam"),
+        ),
+        only_matrices=True,
+    ),
+    Case(
+        "momentax.retract_to_sphere",
+        momentax.retract_to_sphere,
+        dict(learning_rate=0.1, weight_decay=0.01, decay="cautious"),
+        Traits(
+            needs_params=True,
+            acts_on="matrices",
+            plain=MATRICES_AS_THEY_ARE,
+            reads_names=True,
+            has_learning_rate=True,
+            learns=False,  # weights keep their norms
+            scheduled=("learning_rate", "weight_decay", "eps"),
+            static_choices={"radius": "mean", "decay": "l2", "scope": "global"},
+            parts=("partition_by_rule", "scale_by_adam"),
+        ),
+        {"zero_weights_stay_finite": "a zero matrix has no direction on a sphere: init refuses it"},
+        only_matrices=True,
+    ),
+    Case(
+        "momentax.bound_spectral_norm",
+        momentax.bound_spectral_norm,
+        dict(steps=2),
+        Traits(
+            acts_on="matrices",
+            plain=MATRICES_AS_THEY_ARE,
+            reads_names=True,
+            scheduled=("kappa",),
+            static_args=("steps",),
+            static_choices={"method": "jordan", "steps": 0},
+            parts=("partition_by_rule", "scale_by_adam"),
+        ),
+        only_matrices=True,
+    ),
+    Case(
+        "momentax.bound_spectral_norm[tangent]",
+        momentax.bound_spectral_norm,
+        dict(steps=2, tangent=True),
+        Traits(
+            needs_params=True,
+            acts_on="matrices",
+            plain=MATRICES_AS_THEY_ARE,
+            reads_names=True,
+            scheduled=("kappa",),
+            static_args=("steps",),
+            static_choices={"method": "jordan", "steps": 0},
+            parts=("partition_by_rule", "scale_by_adam"),
+        ),
+        only_matrices=True,
     ),
 ]

@@ -3,10 +3,13 @@
 import optax
 
 import momentax
-from catalogue._case import Case
+from catalogue._case import MATRICES_AS_THEY_ARE, Case
 from momentax.testing import Traits
 
 HEAVY_BALL_WITH_DECAY = optax.chain(optax.trace(0.9), optax.add_decayed_weights(0.1))
+AVERAGED_MATRICES = momentax.partition_by_rule(
+    {"matrix": momentax.average_gradients(0.95, debias=False, nesterov=True), "rest": momentax.scale_by_adam()}
+)
 
 CASES = [
     Case(
@@ -118,5 +121,61 @@ CASES = [
             "state_maps_onto_parameters": "buffers have the size of the kept entries: that is the technique",
             "order_does_not_matter": "the choice of entries depends on the path of the leaf",
         },
+    ),
+    Case(
+        "momentax.partition_by_rule",
+        momentax.partition_by_rule,
+        dict(transforms={"matrix": momentax.average_gradients(), "rest": momentax.scale_by_adam()}),
+        Traits(
+            acts_on="matrices",
+            plain=MATRICES_AS_THEY_ARE,
+            reads_names=True,
+            parts=("average_gradients", "scale_by_adam"),
+        ),
+    ),
+    Case(
+        "momentax.scale_by_norm_snr",
+        momentax.scale_by_norm_snr,
+        dict(inner=optax.identity(), weight_decay=0.01),
+        Traits(
+            needs_params=True,
+            acts_on="matrices",
+            plain=AVERAGED_MATRICES,
+            reads_names=True,
+            scheduled=("b1", "b2", "eps", "rms", "weight_decay"),
+            static_choices={"scale": "muon"},
+            parts=("partition_by_rule", "scale_by_adam"),
+        ),
+        only_matrices=True,
+    ),
+    Case(
+        "momentax.scale_by_column_snr",
+        momentax.scale_by_column_snr,
+        dict(inner=optax.identity()),
+        Traits(
+            acts_on="matrices",
+            plain=AVERAGED_MATRICES,
+            reads_names=True,
+            scheduled=("b1", "b2", "eps", "clamp", "rms"),
+            static_choices={"scale": "muon", "axis": "row"},
+            parts=("partition_by_rule", "scale_by_adam"),
+        ),
+        only_matrices=True,
+    ),
+    Case(
+        "momentax.whiten_by_fisher",
+        momentax.whiten_by_fisher,
+        dict(inner=momentax.heavy_ball(0.9), normalize_stats=True, update_every=2, max_dim=16),
+        Traits(
+            acts_on="matrices",
+            plain=MATRICES_AS_THEY_ARE,
+            reads_names=True,
+            learning_rate=0.02,
+            scheduled=("b2", "damping"),
+            static_args=("update_every", "max_dim"),
+            static_choices={"root": "svd", "update_every": 0, "max_dim": 0},
+            parts=("partition_by_rule", "heavy_ball", "scale_by_adam"),
+        ),
+        only_matrices=True,
     ),
 ]

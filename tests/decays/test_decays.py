@@ -45,6 +45,12 @@ def test_cautious_spares_entries_that_the_step_makes_longer():
     np.testing.assert_allclose(step(decays.cautious(0.5), u, w), u + 0.5 * w * jnp.array([1, 0, 0, 1, 1]))
 
 
+def test_a_cautious_step_decays_before_it():
+    w, u = jnp.array([1.0, -1.0, 1.0, -1.0, 2.0]), jnp.array([1.0, 1.0, -1.0, -1.0, 0.0])
+    new = w + step(decays.take_step(0.1, 0.5, decay="cautious"), u, w)
+    np.testing.assert_allclose(new, w - 0.1 * u - 0.05 * w * jnp.array([1, 0, 0, 1, 1]), rtol=1e-15)
+
+
 def test_after_step_decays_the_stepped_weight():
     w, u, eta, lam = jnp.array([1.0, -2.0, 0.5]), jnp.array([0.3, 1.0, -1.0]), 0.2, 0.7
     new = w + step(decays.after_step(eta, lam), u, w)

@@ -1,0 +1,99 @@
+"""AuON: momentum, divided by its norm and by the root mean square of its hyperbolic cosines.
+
+    N  = average gradient, one step ahead, not debiased                  (1)  average_gradients
+    X  = N / (|N|_F + 1e-7)                                              (2)  scale_by_cosh_rms
+    U  = X / r with variant="paper", N / r with variant="official";
+         r = root mean square of cosh(gamma X)
+    w <- (1 - eta lam) w - eta s U                                       (3)  decays.take_step
+
+for matrices, each of a stack alone; s: factor of the shape, 1 by default. Embeddings, output heads and vectors are
+given to `rest`, AdamW with a learning rate of its own.
+
+What to expect: r is one number, between 1 and sqrt(1 + sinh(gamma)^2 / entries), so (2) changes no direction and
+flattens no spectrum. variant="official" is SGD with Nesterov's average of gradients, up to a factor that vanishes with
+the size of the matrix; variant="paper" is the same momentum divided by its Frobenius norm, whose steps have length
+eta / r and so need a schedule that goes to zero.
+
+Contract: optimizer (chains of transforms, one for matrices and one for the rest).
+Source: Maity, AuON: A Linear-time Alternative to Semi-Orthogonal Momentum Updates, arXiv 2509.24320; official code
+ryyzn9/AuON, auon/optimizer.py. The language model script in the same place is variant="paper" with scale="kj".
+Departure: the code takes every leaf of any rank, and as a whole; give `rest` the same chain for that.
+Non-finite gradients enter the momentum and stay; `optax.apply_if_finite` keeps them out.
+"""
+
+from typing import Any
+
+import optax
+
+from momentax import checks
+from momentax.decays import take_step
+from momentax.routing import Routing
+from momentax.transforms import average_gradients, scale_by_adam, scale_by_cosh_rms, scale_by_matrix_shape
+from momentax.typing import Mask, ScalarOrSchedule
+from momentax.wrappers import partition_by_rule
+
+
+def auon(
+    learning_rate: ScalarOrSchedule = 0.24,
+    b1: ScalarOrSchedule = 0.95,
+    weight_decay: ScalarOrSchedule | None = None,
+    *,
+    gamma: ScalarOrSchedule | None = None,
+    variant: str = "paper",
+    nesterov: bool = True,
+    scale: str = "none",
+    rest: optax.GradientTransformation | None = None,
+    rest_learning_rate: ScalarOrSchedule = 0.008,
+    weight_decay_mask: Mask | None = None,
+    mu_dtype: Any = None,
+    routing: Routing | None = None,
+    head: str | None = None,
+) -> optax.GradientTransformationExtraArgs:
+    """AuON for matrices, AdamW for the rest. Defaults of the official code.
+
+    Args:
+      learning_rate: eta of the matrices; number or schedule. 0.24 as in the code; its README has 0.08.
+      b1: decay of the average gradient; number or schedule.
+      weight_decay: lam, per unit of learning rate, of the matrices and, at its own rate, of the default rest; number or
+        schedule. None is off.
+      gamma: factor inside the cosine; number or schedule. None is what the source has: 1 for the paper, 1.5 for the
+        code.
+      variant: "paper", or "official", which does not normalise the momentum and takes stacks as one leaf.
+      nesterov: look one step ahead in (1).
+      scale: factor s of the shape; see `momentax.scale_by_matrix_shape`.
+      rest: transformation for what is no hidden matrix, its learning rate included. None is AdamW with b1 = 0.8,
+        b2 = 0.95, eps = 1e-8 beside the root before debiasing, as in the code.
+      rest_learning_rate: of the default rest; number or schedule. A schedule of `learning_rate` does not reach it.
+      weight_decay_mask: which leaves decay: a tree of bools, a prefix, or a function of the parameters, for example
+        `momentax.routing.no_decay_on_vectors`. None decays every leaf, as the code does.
+      mu_dtype: dtype of the averages; None means the leaf's own, float32 for half precision.
+      routing: states what leaves are and their axes; None for the conventions of Flax.
+      head: path pattern of output heads, on top of those that routing recognises by name.
+
+    Raises:
+      ValueError: a coefficient out of range, an unknown choice, or a leaf that cannot be told.
+
+    Example:
+      >>> import jax.numpy as jnp, momentax, optax
+      >>> tx = momentax.auon(optax.cosine_decay_schedule(0.24, 1000), weight_decay=0.01)
+      >>> params = {"dense": {"kernel": jnp.ones((2, 3)), "bias": jnp.zeros(3)}}
+      >>> updates, state = tx.update(params, tx.init(params), params)
+    """
+    checks.check_learning_rate("auon", learning_rate)
+    checks.check_choice("auon", "variant", variant, ("paper", "official"))
+    official = variant == "official"
+    factor = gamma if gamma is not None else 1.5 if official else 1.0
+
+    def matrices(routing):
+        return optax.chain(
+            average_gradients(b1, debias=False, nesterov=nesterov, mu_dtype=mu_dtype),
+            scale_by_cosh_rms(factor, variant=variant, routing=None if official else routing),
+            scale_by_matrix_shape(scale, routing=routing),
+            take_step(learning_rate, weight_decay, weight_decay_mask),
+        )
+
+    adamw = optax.chain(
+        scale_by_adam(0.8, 0.95, 1e-8, eps_hat=True, mu_dtype=mu_dtype),
+        take_step(rest_learning_rate, weight_decay, weight_decay_mask),
+    )
+    return partition_by_rule({"matrix": matrices, "rest": adamw if rest is None else rest}, routing, head=head)

@@ -1,0 +1,101 @@
+"""Muon: momentum, orthogonalised.
+
+    N  = average gradient, one step ahead, not debiased                  (1)  average_gradients
+    O  = N without its singular values, by five Newton-Schulz steps      (2)  orthogonalize
+    U  = sqrt(max(1, fan_out / fan_in)) O                                (3)  scale_by_matrix_shape
+    w <- (1 - eta lam) w - eta U                                         (4)  decays.take_step
+
+for matrices, each of a stack alone. Embeddings, output heads and vectors are given to `rest`, AdamW with a learning
+rate of its own. A layer whose input is data, such as the first convolution, is a matrix here; Muon's authors give it to
+Adam: say so with `routing`.
+
+Contract: optimizer (chains of transforms, one for matrices and one for the rest).
+Source: Jordan, Jin, Boza, You, Cesista, Newhouse & Bernstein, Muon: An optimizer for hidden layers in neural networks,
+2024; code KellerJordan/Muon, which compute_dtype=jnp.bfloat16 and scale="kj_last_axes" reproduce. Liu et al., Muon is
+Scalable for LLM Training, arXiv 2502.16982: scale="moonlight", learning_rate=rest_learning_rate=1e-3, weight_decay=0.1.
+Departure: without compute_dtype the iteration keeps the dtype of the leaf, where the code rounds to bfloat16; (3) of a
+convolution counts its spatial axes as inputs.
+Non-finite gradients enter the momentum and stay; `optax.apply_if_finite` keeps them out.
+"""
+
+from typing import Any
+
+import optax
+
+from momentax import checks
+from momentax.decays import take_step
+from momentax.routing import Routing
+from momentax.transforms import average_gradients, orthogonalize, scale_by_adam, scale_by_matrix_shape
+from momentax.typing import Mask, ScalarOrSchedule
+from momentax.wrappers import partition_by_rule
+
+
+def muon(
+    learning_rate: ScalarOrSchedule = 0.02,
+    b1: ScalarOrSchedule = 0.95,
+    weight_decay: ScalarOrSchedule | None = None,
+    *,
+    nesterov: bool = True,
+    bias_correction: str | None = None,
+    method: Any = "muon",
+    steps: int = 5,
+    eps: float | None = 1e-7,
+    scale: str = "kj",
+    rest: optax.GradientTransformation | None = None,
+    rest_learning_rate: ScalarOrSchedule = 3e-4,
+    weight_decay_mask: Mask | None = None,
+    compute_dtype: Any = None,
+    precision: Any = "highest",
+    mu_dtype: Any = None,
+    routing: Routing | None = None,
+    head: str | None = None,
+) -> optax.GradientTransformationExtraArgs:
+    """Muon for matrices, AdamW for the rest. Defaults of the official code.
+
+    Args:
+      learning_rate: eta of the matrices; number or schedule.
+      b1: decay of the average gradient; number or schedule.
+      weight_decay: lam, per unit of learning rate, of the matrices and, at its own rate, of the default rest; number or
+        schedule. None is off.
+      nesterov: look one step ahead in (1).
+      bias_correction: None, as Muon's code, or "optax", as optax.contrib.muon.
+      method: coefficients of (2), or another way to orthogonalise; see `momentax.orthogonalize`.
+      steps: iterations in (2).
+      eps: added to the norm in (2), in units of the gradient.
+      scale: factor (3) of the shape; see `momentax.scale_by_matrix_shape`.
+      rest: transformation for what is no hidden matrix, its learning rate included. None is AdamW with b1 = 0.9,
+        b2 = 0.95, eps = 1e-10, as in the code.
+      rest_learning_rate: of the default rest; number or schedule. A schedule of `learning_rate` does not reach it.
+      weight_decay_mask: which leaves decay: a tree of bools, a prefix, or a function of the parameters, for example
+        `momentax.routing.no_decay_on_vectors`. None decays every leaf, as the code does.
+      compute_dtype: dtype of the iteration; None means the leaf's own.
+      precision: of its products; see `momentax.orthogonalize`.
+      mu_dtype: dtype of the averages; None means the leaf's own, float32 for half precision.
+      routing: states what leaves are and their axes; None for the conventions of Flax.
+      head: path pattern of output heads, on top of those that routing recognises by name.
+
+    Raises:
+      ValueError: a coefficient out of range, or a leaf that cannot be told.
+
+    Example:
+      >>> import jax.numpy as jnp, momentax
+      >>> tx = momentax.muon(0.02, weight_decay=0.01)
+      >>> params = {"dense": {"kernel": jnp.ones((2, 3)), "bias": jnp.zeros(3)}}
+      >>> updates, state = tx.update(params, tx.init(params), params)
+    """
+    checks.check_learning_rate("muon", learning_rate)
+    checks.check_choice("muon", "bias_correction", bias_correction, (None, "optax"))
+
+    def matrices(routing):
+        return optax.chain(
+            average_gradients(b1, debias=bias_correction or False, nesterov=nesterov, mu_dtype=mu_dtype),
+            orthogonalize(method, steps, eps, compute_dtype=compute_dtype, precision=precision, routing=routing),
+            scale_by_matrix_shape(scale, routing=routing),
+            take_step(learning_rate, weight_decay, weight_decay_mask),
+        )
+
+    adamw = optax.chain(
+        scale_by_adam(0.9, 0.95, 1e-10, mu_dtype=mu_dtype),
+        take_step(rest_learning_rate, weight_decay, weight_decay_mask),
+    )
+    return partition_by_rule({"matrix": matrices, "rest": adamw if rest is None else rest}, routing, head=head)

@@ -1,0 +1,88 @@
+"""Who gets which leaf, and that a part sees the rules of the whole tree."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+import momentax
+
+PARAMS = {
+    "attention": {"query": {"kernel": jnp.ones((4, 2, 3)), "bias": jnp.ones((2, 3))}},
+    "embed": {"embedding": jnp.ones((5, 4))},
+    "lm_head": {"kernel": jnp.ones((4, 5))},
+    "norm": {"scale": jnp.ones(4)},
+}
+
+
+def times(factor):
+    return optax.scale(factor)
+
+
+def paths_of(tree, value):
+    flat = jax.tree_util.tree_leaves_with_path(tree)
+    return {momentax.leaves.leaf_path(path) for path, leaf in flat if leaf.flat[0] == value}
+
+
+def test_every_kind_has_its_own():
+    tx = momentax.partition_by_rule(
+        {"matrix": times(2.0), "head": times(3.0), "embedding": times(5.0), "vector": times(7.0)}
+    )
+    updates, _ = tx.update(PARAMS, tx.init(PARAMS), PARAMS)
+    updates = jax.tree.map(np.asarray, updates)
+    assert paths_of(updates, 2) == {"attention/query/kernel"}
+    assert paths_of(updates, 3) == {"lm_head/kernel"}
+    assert paths_of(updates, 5) == {"embed/embedding"}
+    assert paths_of(updates, 7) == {"attention/query/bias", "norm/scale"}
+
+
+def test_rest_is_what_is_not_named_and_head_adds_a_pattern():
+    tx = momentax.partition_by_rule({"matrix": times(2.0), "rest": times(3.0)}, head="attention/*/kernel")
+    updates, _ = tx.update(PARAMS, tx.init(PARAMS), PARAMS)
+    assert paths_of(jax.tree.map(np.asarray, updates), 2) == set()
+
+
+def test_a_part_gets_the_rules_that_the_biases_beside_its_leaves_tell():
+    seen = {}
+
+    def matrices(routing):
+        def init(params):
+            for path, leaf in jax.tree_util.tree_leaves_with_path(params):
+                seen[momentax.leaves.leaf_path(path)] = routing(momentax.leaves.leaf_path(path), leaf).out_axes
+            return optax.EmptyState()
+
+        return optax.GradientTransformation(init, lambda updates, state, params=None: (updates, state))
+
+    momentax.partition_by_rule({"matrix": matrices, "rest": optax.identity()}).init(PARAMS)
+    assert seen == {"attention/query/kernel": (1, 2)}
+
+
+def test_a_kind_without_transformation_is_named():
+    tx = momentax.partition_by_rule({"matrix": times(2.0), "head": times(1.0), "vector": times(1.0)})
+    with pytest.raises(ValueError, match=r"'embed/embedding' \(5, 4\).*'embedding' or 'rest'"):
+        tx.init(PARAMS)
+
+
+@pytest.mark.parametrize("transforms", [{"matrices": times(1.0)}, {"matrix": 3.0}])
+def test_bad_parts_are_refused(transforms):
+    with pytest.raises((ValueError, TypeError), match="partition_by_rule"):
+        momentax.partition_by_rule(transforms)
+
+
+@pytest.mark.parametrize(
+    "mask",
+    [
+        jax.tree.map(lambda leaf: leaf.ndim > 1, PARAMS),
+        {"attention": True, "embed": False, "lm_head": True, "norm": False},
+        momentax.routing.no_decay_on_vectors,
+    ],
+    ids=["tree", "prefix", "function"],
+)
+def test_masks_of_the_whole_tree_reach_the_parts(mask):
+    decay = momentax.decays.decoupled(1.0, mask)
+    tx = momentax.partition_by_rule({"matrix": decay, "rest": decay})
+    zeros = jax.tree.map(jnp.zeros_like, PARAMS)
+    updates, _ = tx.update(zeros, tx.init(PARAMS), PARAMS)
+    whole, _ = decay.update(zeros, decay.init(PARAMS), PARAMS)
+    assert jax.tree.all(jax.tree.map(lambda a, b: bool((a == b).all()), updates, whole))
