@@ -3,6 +3,7 @@
 from momentax import conventions as conventions
 from momentax import convex as convex
 from momentax import decays as decays
+from momentax import linalg as linalg
 from momentax import routing as routing
 from momentax.optimizers import adamh as adamh
 from momentax.optimizers import adamp as adamp

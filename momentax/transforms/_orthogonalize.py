@@ -9,13 +9,15 @@ U: incoming update, read as matrices (in, out) by `routing`, each of a stack alo
 polar factor of U, its part without the singular values. Which singular values come near 1 is a matter of the table:
 
     table            steps    singular values in [|U|_F / 1000, |U|_F] end in
-    muon             5        [0.47, 1.21]: made to rise fast, not to converge
-    you              5        [0.47, 1.02]
-    polar_express    5        [0.87, 1.13];  6: 1 within 0.002;  8: 1 within rounding
-    classical        15       1 within rounding, and never above 1
+    muon             5        [0.47, 1.20]: made to rise fast, not to converge
+    you              5        [0.47, 1.15]
+    polar_express    5        [0.88, 1.12]
+    polar_express    6        [0.9988, 1.0012]
+    polar_express    8        1, within rounding
+    classical        15       1, within rounding, and never above
 
-Smaller ones are not lifted that far. method="exact" is the polar factor by a singular value decomposition, slow on
-accelerators.
+Smaller ones are not lifted that far: `momentax.linalg.singular_value_range` says how far. method="exact" is the polar
+factor by a singular value decomposition, slow on accelerators.
 
 Matrices of one shape are computed in one batch, whatever leaves they come from. Where the long side exceeds 1.5 times
 the short one, m, (3) runs on m x m matrices in float32 and float64 (the Gram form of Dao-AILab): the same polynomial in

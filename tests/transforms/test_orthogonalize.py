@@ -1,5 +1,8 @@
 """Orthogonalised updates: what the polynomial does to singular values, and which matrices it is applied to."""
 
+import inspect
+import re
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -72,6 +75,14 @@ def test_orthogonal_maps_commute_with_it():
         actual = orthogonalized({"turned": p @ u @ q, "flat": u, "transposed": u.T}, routing=routing)
         np.testing.assert_allclose(actual["turned"], p @ actual["flat"] @ q, atol=1e-12)
         np.testing.assert_allclose(actual["transposed"], actual["flat"].T, atol=1e-12)
+
+
+@pytest.mark.parametrize(("table", "steps"), [("muon", 5), ("you", 5), ("polar_express", 5), ("polar_express", 6)])
+def test_the_ranges_of_singular_values_that_are_printed(table, steps):
+    row = re.search(rf"{table} +{steps} +\[([\d.]+), ([\d.]+)\]", inspect.getmodule(momentax.orthogonalize).__doc__)
+    digits = len(row[1].split(".")[1])
+    actual = linalg.singular_value_range(linalg.coefficients(table, steps), 1e-3, 1.0)
+    assert [f"{value:.{digits}f}" for value in actual] == [row[1], row[2]]
 
 
 @pytest.mark.parametrize(("method", "steps", "largest"), [("muon", 5, 1.2024), ("classical", 10, 1.0)])
