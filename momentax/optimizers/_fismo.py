@@ -67,7 +67,7 @@ def fismo(
       method: coefficients of (3), or another way to orthogonalise; see `momentax.orthogonalize`. The paper's direction
         is the steepest one under a norm, which only the polar factor is: "polar_express" with 8 steps comes to within
         rounding of it where singular values span three decades.
-      steps: iterations in (3); their table has the safety factor 1.01 of the Polar Express paper, for half precision.
+      steps: iterations in (3).
       scale: factor of the shape in (4), "none" or "moonlight" for example; see `momentax.scale_by_matrix_shape`.
       rest: transformation for what is no hidden matrix, its learning rate included. None is AdamW with b1 = 0.9,
         b2 = 0.95, eps = 1e-10.
@@ -93,7 +93,7 @@ def fismo(
     def matrices(routing):
         direction = optax.chain(
             average_gradients(b1, debias=False, mu_dtype=mu_dtype),
-            orthogonalize(method, steps, None, safety=1.01, compute_dtype=compute_dtype, routing=routing),
+            orthogonalize(method, steps, None, compute_dtype=compute_dtype, routing=routing),
         )
         return optax.chain(
             whiten_by_fisher(

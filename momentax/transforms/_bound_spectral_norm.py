@@ -84,8 +84,8 @@ def bound_spectral_norm(
       tangent: take (3), at eight times the cost.
       method: table of coefficients, as in `momentax.orthogonalize`, or "exact".
       steps: rows of the table that are applied. 6 lifts singular values from |N|_F / 1000 on to within 0.3% of 1.
-      compute_dtype: dtype of the iteration; None is the leaf's own, float32 for half precision, in which rounding exceeds
-        1 by 1e-5. In bfloat16 it is 1%.
+      compute_dtype: dtype of the iteration; None is the leaf's own, float32 for half precision, in which rounding
+        exceeds 1 by 1e-5. In bfloat16 it is 1%.
       precision: of the products, as in `jax.lax.Precision`.
       routing: states the axes of matrices and stacks; None for the conventions of Flax.
 

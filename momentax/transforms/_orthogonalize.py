@@ -31,7 +31,6 @@ Zero gives zero, and so does a dead row or column. A matrix with an entry that i
 not notice.
 """
 
-import functools
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
@@ -46,6 +45,7 @@ from momentax.routing import Routing
 from momentax.sharding import distribute, plan_batches
 from momentax.typing import Count
 
+HALF_SAFETY = 1.02  # of Polar Express in bfloat16: without it one matrix in some grows without bound
 Method = str | Sequence[Sequence[float]] | Callable[[jax.Array], jax.Array]
 
 
@@ -65,7 +65,7 @@ def orthogonalize(
     eps: float | None = 1e-7,
     *,
     normalize: str = "frobenius",
-    safety: float = 1.0,
+    safety: float | None = None,
     compute_dtype: Any = None,
     input_dtype: Any = None,
     precision: Any = "highest",
@@ -81,8 +81,9 @@ def orthogonalize(
         and below shrink; None adds nothing, and then the scale of the update never matters.
       normalize: what (1) divides by: "frobenius", "schatten" (|U U'|_F^(1/2)), "spectral" (the largest singular value)
         or "aol" (each row or column of the short side by itself, which changes the limit; the table is made for it).
-      safety: s; rows become (a/s, b/s^3, c/s^5), so that singular values a little above 1 cannot run away in low
-        precision. The Polar Express paper has 1.01.
+      safety: s; rows but the last become (a/s, b/s^3, c/s^5), so that rounding cannot drive singular values beyond 1,
+        where Polar Express' polynomials run away. None is 1.02 for "polar_express" in half precision and 1 otherwise;
+        its paper has 1.01.
       compute_dtype: dtype of the iteration; None is the leaf's own. jnp.bfloat16 as in Muon's code is faster on
         accelerators and about as good.
       input_dtype: dtype to which updates are rounded first; None does not round. The code of MuonH rounds to bfloat16.
@@ -106,24 +107,18 @@ def orthogonalize(
     checks.check_choice("orthogonalize", "normalize", normalize, ("frobenius", "schatten", "spectral", "aol"))
     checks.check_steps("orthogonalize", steps=steps)
     checks.check_non_negative("orthogonalize", eps=eps)
-    if callable(method):
-        factor = method
-    elif isinstance(method, str) and method == "exact":
-        factor = _exact
-    else:
-        table = _table(method, steps, safety)
-        factor = functools.partial(
-            newton_schulz,
-            steps=steps,
-            coefficients=table,
-            normalize=normalize,
-            eps=eps,
-            form="auto",
-            precision=precision,
-        )
+    named = not callable(method) and not (isinstance(method, str) and method == "exact")
+    tables = [_table(method, steps, safety, half) for half in (False, True)] if named else []
 
     def compute(stack):
-        return factor(stack if compute_dtype is None else stack.astype(compute_dtype)).astype(stack.dtype)
+        x = stack if compute_dtype is None else stack.astype(compute_dtype)
+        if callable(method):
+            return method(x).astype(stack.dtype)
+        if not named:
+            return polar(x.astype(leaves.compute_dtype(x))).astype(stack.dtype)
+        table = tables[x.dtype.itemsize < 4]
+        options = dict(normalize=normalize, eps=eps, form="auto", precision=precision)
+        return newton_schulz(x, steps, table, **options).astype(stack.dtype)
 
     def init(params):
         matrices("orthogonalize", params, routing)
@@ -147,7 +142,9 @@ def orthogonalize(
     return optax.GradientTransformationExtraArgs(init, update)
 
 
-def _table(method: Any, steps: int, safety: float) -> Any:
+def _table(method: Any, steps: int, safety: float | None, half: bool) -> Any:
+    if safety is None:
+        safety = HALF_SAFETY if half and isinstance(method, str) and method == "polar_express" else 1.0
     try:
         return coefficients(method, steps, safety=safety)
     except ValueError as error:
@@ -155,10 +152,6 @@ def _table(method: Any, steps: int, safety: float) -> Any:
             f"orthogonalize: `method` or `safety` cannot be used: {error} `method` may also be 'exact' or a function "
             "of matrices (k, in, out)."
         ) from None
-
-
-def _exact(x: jax.Array) -> jax.Array:
-    return polar(x.astype(leaves.compute_dtype(x)))
 
 
 def _cost(m: int, n: int) -> float:
