@@ -93,7 +93,7 @@ def step_seconds(records: list[dict[str, float]]) -> float:
 
 
 def measure(optimizer: str, arguments: argparse.Namespace) -> dict[str, Any]:
-    center = train_lm.DEFAULTS.get(optimizer, train_lm.OTHERS)[0]
+    center = train_lm.defaults(optimizer)[0]
     rates = [float(f"{center * factor:.3g}") for factor in FACTORS]
     sweep = {rate: final(train(optimizer, rate, SEEDS[0], arguments)) for rate in rates}
     best = min(sweep, key=lambda rate: sweep[rate])

@@ -2,7 +2,7 @@
 
     python examples/train_lm.py                                      # the Python standard library, AdamP
     python examples/train_lm.py --optimizer am_adamw --data book.txt
-    python examples/train_lm.py --compare adamw,adamp,am_adamw       # same start, same batches, one picture
+    python examples/train_lm.py --compare adamw,muon,normuon,namo    # same start, same batches, one picture
     python examples/train_lm.py --spikes 0.01 --compare adamw,adamw_clip,spam,stable_spam   # planted bad gradients
 
 A run lives in one folder: its configuration, a log with one JSON record per step, Orbax checkpoints, curves, a
@@ -44,7 +44,8 @@ import momentax
 # Learning rate and weight decay by optimizer: the best of three or four rates, a factor of two or three apart, at 600
 # steps of the default run. Adam's steps have about length one per coordinate before the rate; Adan's are shorter, its
 # denominator holding gradient differences too; Lion's signs are always of full length. AM-SGD averages gradients where
-# SGD adds them up, ten times as much at b1 = 0.9. What guards Adam against spikes takes Adam's.
+# SGD adds them up, ten times as much at b1 = 0.9. What guards Adam against spikes takes Adam's. Those of Muon, NorMuon
+# and NAMO are of matrices, from the search of benchmarks/language_model.py; the rest learns at AdamW's.
 DEFAULTS = {
     "adamw": (3e-3, 0.1),
     "adamw_clip": (3e-3, 0.1),
@@ -203,12 +204,18 @@ def optimizer_factories() -> dict[str, Callable[..., Any]]:
     return {name: found[name] for name in sorted(found.keys() - unfit)}
 
 
+def defaults(optimizer: str) -> tuple[float, float]:
+    """Learning rate and weight decay: as searched for this model, or else the factory's own rate, or else Adam's."""
+    own = inspect.signature(optimizer_factories()[optimizer]).parameters["learning_rate"].default
+    return DEFAULTS.get(optimizer, (own, OTHERS[1]) if isinstance(own, float) else OTHERS)
+
+
 def configure(config: Config, optimizer: str) -> Config:
     """The configuration of one run: the optimizer's own defaults where the flags leave it the choice."""
     factories = optimizer_factories()
     if optimizer not in factories:
         raise Refused(f"there is no optimizer {optimizer!r}: choose one of {', '.join(factories)}")
-    learning_rate, weight_decay = DEFAULTS.get(optimizer, OTHERS)
+    learning_rate, weight_decay = defaults(optimizer)
     if "weight_decay" not in inspect.signature(factories[optimizer]).parameters:
         if config.weight_decay:
             raise Refused(f"{optimizer} has no weight decay: leave --weight-decay out, or take another optimizer")

@@ -142,6 +142,8 @@ def shape_factor(scale: str, shape: Sequence[int], rule: Rule, rms: Any = 0.2) -
       rms: root mean square entry that (3) gives orthogonal matrices.
     """
     fan_in, fan_out = fans(shape, rule)
+    if not fan_in or not fan_out:
+        return 1.0  # of no entries
     if scale == "kj":
         return math.sqrt(max(1, fan_out / fan_in))  # (1)
     if scale == "spectral":

@@ -104,7 +104,7 @@ def check_works_in_inject_hyperparams(subject: Subject):
         numbers = {name for name in inspect.signature(subject.make).parameters if _is_number(subject, name)}
         missing = numbers - set(injected.init(params).hyperparams)
         assert not missing, f"optax.inject_hyperparams finds no number in {', '.join(sorted(missing))}"
-        actual = subject.run(injected, params=params, grads=grads)
+        actual = subject.run(injected, params=params, grads=grads, step=jax.jit(subject.advance(injected)))
         expected = subject.run(params=params, grads=grads)
         assert_close(updates_of(actual), updates_of(expected), "updates with injected numbers")
 

@@ -67,12 +67,12 @@ def check_nan_is_skipped(subject: Subject):
     """A step with a NaN gives zero updates, and the next is as if this one had not been."""
     grads = gradients()
     start = parameters()
-    first = subject.step(start, subject.transform.init(start), grads[0], LOSSES[0])
+    first = subject.advance()(start, subject.transform.init(start), grads[0], LOSSES[0])
     for bad in (_with_nan(grads[1]), _with_inf(grads[1])):
-        skipped = subject.step(first.params, first.state, bad, LOSSES[1])
+        skipped = subject.advance()(first.params, first.state, bad, LOSSES[1])
         moved = [name for name, leaf in leaves_with_names(skipped.updates) if np.any(host(leaf) != 0)]
         assert not moved, f"a step with a non-finite gradient moves {', '.join(moved)}"
-        second = subject.step(first.params, skipped.state, grads[1], LOSSES[1])
+        second = subject.advance()(first.params, skipped.state, grads[1], LOSSES[1])
         assert_close(second.updates, subject.reference[1].updates, "updates after a step that was skipped")
 
 

@@ -17,7 +17,7 @@ def _assert_continues(subject, restored, what):
     first, second = subject.reference[0], subject.reference[1]
     assert_identical(restored, {"params": first.params, "state": first.state}, what)
     restored = jax.tree.map(_uncommitted, restored)
-    moment = subject.step(restored["params"], restored["state"], gradients()[1], LOSSES[1])
+    moment = subject.advance()(restored["params"], restored["state"], gradients()[1], LOSSES[1])
     assert_identical(moment, second, f"the step after {what}")
 
 

@@ -12,8 +12,8 @@ def _stack(trees):
 
 
 def check_jit_equals_eager(subject: Subject):
-    """Run operation by operation it gives what it gives compiled."""
-    assert_close(subject.run(step=subject.advance()), list(subject.reference), "run without jit")
+    """Compiled it gives what it gives run operation by operation, as the other checks run it."""
+    assert_close(subject.run(step=jax.jit(subject.advance())), list(subject.reference), "run under jit")
 
 
 def check_scan_equals_loop(subject: Subject):

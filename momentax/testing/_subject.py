@@ -30,7 +30,7 @@ SHAPES: Mapping[str, Any] = {
 }
 
 
-# Compiling takes most of the time: the whole tree is for checks that ask about kinds of leaves or meshes.
+# The whole tree is for checks that ask about kinds of leaves or meshes.
 EVERYTHING = tuple(SHAPES)
 SOME = ("dropout", "mlp", "norm", "temperature")
 
@@ -140,7 +140,11 @@ class Subject:
         return transform.update(updates, state, params, **self.extras(value))
 
     def advance(self, transform=None) -> Callable[..., Moment]:
-        """A function `(params, state, gradients, value) -> Moment` which takes one step."""
+        """A function `(params, state, gradients, value) -> Moment` which takes one step.
+
+        Checks run it operation by operation, unless they ask about compiled code: values are the same (which
+        `check_jit_equals_eager` makes sure of), and compiling each variant would take most of the time.
+        """
         size = 1.0 if self.traits.has_learning_rate else STEP_SIZE
 
         def step(params, state, gradients, value):
@@ -149,16 +153,11 @@ class Subject:
 
         return step
 
-    @functools.cached_property
-    def step(self) -> Callable[..., Moment]:
-        """`advance`, compiled once for all checks."""
-        return jax.jit(self.advance())
-
     def run(self, transform=None, *, params=None, grads=None, step=None) -> list[Moment]:
-        """Runs a transformation built around the subject's (default: that one) for a few compiled steps."""
+        """Runs a transformation built around the subject's (default: that one) for a few steps."""
         params = parameters() if params is None else params
         grads = gradients() if grads is None else grads
-        step = step or (self.step if transform is None else jax.jit(self.advance(transform)))
+        step = step or self.advance(transform)
         state = (transform or self.transform).init(params)
         moments = []
         for tree, value in zip(grads, LOSSES, strict=False):

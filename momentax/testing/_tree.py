@@ -12,7 +12,7 @@ from momentax.testing._when import when
 
 def check_works_on_an_empty_tree(subject: Subject):
     """A tree without leaves is no error."""
-    moments = subject.run(params={}, grads=[{}] * len(LOSSES), step=subject.advance())
+    moments = subject.run(params={}, grads=[{}] * len(LOSSES))
     assert_same_structure(moments[-1].updates, {}, "updates of an empty tree")
 
 
@@ -118,10 +118,10 @@ def _stack(trees):
 
 def check_the_technique_acts(subject: Subject):
     """Updates differ from what plain passing through (`Traits.plain`) gives, on the leaves it acts on."""
-    acted, grads = _at_rest(subject, subject.step, subject.transform), _stack(gradients(names=EVERYTHING))
+    acted, grads = _at_rest(subject, subject.advance(), subject.transform), _stack(gradients(names=EVERYTHING))
     plain = subject.traits.plain
     if plain is not None:
-        plain = _at_rest(subject, jax.jit(subject.advance(plain)), plain)
+        plain = _at_rest(subject, subject.advance(plain), plain)
     elif not subject.traits.has_learning_rate:
         plain = grads
     else:

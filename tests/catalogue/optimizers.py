@@ -276,7 +276,7 @@ CASES = [
     Case(
         "momentax.muon",
         momentax.muon,
-        dict(learning_rate=0.05, weight_decay=0.01, steps=2, rest_learning_rate=0.05),
+        dict(learning_rate=0.05, weight_decay=0.01, steps=1, rest_learning_rate=0.05),
         Traits(
             needs_params=True,
             acts_on="matrices",
@@ -378,7 +378,7 @@ CASES = [
     Case(
         "momentax.normuon",
         momentax.normuon,
-        dict(learning_rate=0.05, weight_decay=0.01, steps=2, decay="cautious", rest_learning_rate=0.05),
+        dict(learning_rate=0.05, weight_decay=0.01, steps=1, decay="cautious", rest_learning_rate=0.05),
         Traits(
             needs_params=True,
             acts_on="matrices",
@@ -401,7 +401,7 @@ CASES = [
     Case(
         "momentax.muonh",
         momentax.muonh,
-        dict(learning_rate=0.05, steps=2),
+        dict(learning_rate=0.05, steps=1),
         Traits(
             needs_params=True,
             acts_on="matrices",
@@ -436,7 +436,7 @@ CASES = [
     Case(
         "momentax.fismo",
         momentax.fismo,
-        dict(learning_rate=0.05, weight_decay=0.01, steps=2, rest_learning_rate=0.05),
+        dict(learning_rate=0.05, weight_decay=0.01, steps=1, rest_learning_rate=0.05),
         Traits(
             needs_params=True,
             acts_on="matrices",
@@ -462,7 +462,7 @@ CASES = [
     Case(
         "momentax.muon_pp",
         momentax.muon_pp,
-        dict(learning_rate=0.05, weight_decay=0.01, steps=2, rest_learning_rate=0.05),
+        dict(learning_rate=0.05, weight_decay=0.01, steps=1, rest_learning_rate=0.05),
         Traits(
             needs_params=True,
             acts_on="matrices",

@@ -152,7 +152,7 @@ CASES = [
     Case(
         "momentax.bound_spectral_norm",
         momentax.bound_spectral_norm,
-        dict(steps=2),
+        dict(steps=1),
         Traits(
             acts_on="matrices",
             plain=MATRICES_AS_THEY_ARE,
@@ -167,7 +167,7 @@ CASES = [
     Case(
         "momentax.bound_spectral_norm[tangent]",
         momentax.bound_spectral_norm,
-        dict(steps=2, tangent=True),
+        dict(steps=1, tangent=True),
         Traits(
             needs_params=True,
             acts_on="matrices",
