@@ -1,9 +1,9 @@
 """Optimizers on a small language model, each after the same search for its learning rate.
 
 Every optimizer trains the model of examples/train_lm.py, in its default size, at five learning rates a factor of two
-apart around its default there; the rate with the lowest final validation loss is then run with two more seeds. Weight
-decay is the optimizer's default there, and what is no hidden matrix learns at AdamW's rate. All runs of a seed start
-from the same weights and see the same batches.
+apart around its default there; the rate with the lowest final validation loss is then run with two more seeds (the
+first seed chose the rate, for every optimizer alike). Weight decay is the optimizer's default there, and what is no
+hidden matrix learns at AdamW's rate. All runs of a seed start from the same weights and see the same batches.
 
     python benchmarks/language_model.py --runs runs/language_model
     python benchmarks/language_model.py --runs runs/language_model --out results.json
@@ -89,6 +89,8 @@ def steps_to(records: list[dict[str, float]], target: float) -> float | None:
 
 
 def step_seconds(records: list[dict[str, float]]) -> float:
+    if not records:
+        raise train_lm.Refused("a seed diverged at the best rate of the first one: try rates below it")
     return float(np.median(np.diff([0.0, *(record["seconds"] for record in records)])))
 
 
@@ -142,6 +144,8 @@ def main() -> int:
         return 0
     if not arguments.runs:
         parser.error("--runs: name the folder in which runs are kept")
+    if arguments.out and not arguments.out.parent.is_dir():
+        parser.error(f"--out: there is no folder {arguments.out.parent}; create it first")
     if arguments.out and arguments.out.exists() and not arguments.force:
         parser.error(f"--out: {arguments.out} exists; choose another name, or add --force to overwrite it")
 

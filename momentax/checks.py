@@ -7,6 +7,8 @@ or a schedule passes through untouched.
 from collections.abc import Collection
 from typing import Any
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 
 
@@ -78,6 +80,20 @@ def check_steps(function: str, **arguments: Any) -> None:
                 f"{function}: `{argument}` must be a number of steps, 1 or more, or None; got {value!r}. Under "
                 f"optax.inject_hyperparams name it in static_args=('{argument}',)."
             )
+
+
+def check_dtype(function: str, **dtypes: Any) -> None:
+    """Raises unless each value is None or a real floating dtype."""
+    for argument, dtype in dtypes.items():
+        if dtype is None:
+            continue
+        if isinstance(dtype, jax.Array):
+            raise TypeError(
+                f"{function}: `{argument}` must be a dtype; got an array. optax.inject_hyperparams takes a dtype for a "
+                f"schedule: name it there in static_args=('{argument}',)."
+            )
+        if not jnp.issubdtype(dtype, jnp.floating):
+            raise ValueError(f"{function}: `{argument}` must be a real floating dtype; got {dtype!r}.")
 
 
 def check_debias(function: str, debias: Any) -> None:

@@ -191,7 +191,8 @@ def mask_leaves(function: str, mask: Mask | None, params: Params) -> list[bool]:
     paths = [leaf_path(path) for path, _ in jax.tree_util.tree_leaves_with_path(params)]
     if mask is None:
         return [True] * len(paths)
-    mask = mask(params) if callable(mask) else mask
+    tree = not callable(mask) or all(isinstance(keep, (bool, np.bool_)) for keep in jax.tree.leaves(mask))
+    mask = mask if tree else mask(params)  # a tree of bools may be callable: Equinox modules are
     flat = jax.tree_util.tree_leaves_with_path(mask)
     for path, keep in flat:
         if not isinstance(keep, (bool, np.bool_)) or (not path and len(paths) > 1):

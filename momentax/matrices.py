@@ -25,10 +25,12 @@ class Matrices:
     Attributes:
       rules: axes of the leaves that `apart` gives.
       fused: for each leaf its rule as routing states it.
+      lies: for each leaf its partition, where it is an array.
     """
 
     rules: tuple[Rule, ...]
     fused: tuple[Rule, ...]
+    lies: tuple[PartitionSpec | None, ...]
 
     def apart(self, tree: Any) -> Any:
         """The tree with matrices that lie side by side apart; None stays None."""
@@ -42,7 +44,7 @@ class Matrices:
         if tree is None or all(rule.blocks == 1 for rule in self.fused):
             return tree
         flat, treedef = jax.tree.flatten(tree)
-        return jax.tree.unflatten(treedef, map(function, flat, self.fused))
+        return jax.tree.unflatten(treedef, map(function, flat, self.fused, self.lies))
 
 
 def matrices(function: str, tree: Any, routing: Routing | None) -> Matrices:
@@ -61,7 +63,8 @@ def matrices(function: str, tree: Any, routing: Routing | None) -> Matrices:
                 "matrices are needed: give it to another transformation with momentax.partition_by_rule, or, if it is "
                 f"a matrix, say so: routing={{'{name}': momentax.routing.matrix(in_axes=..., out_axes=...)}}."
             )
-    return Matrices(tuple(map(_rule_apart, rules)), tuple(rules))
+    specs = [jax.typeof(x).sharding.spec if isinstance(x, jax.Array) else None for x in jax.tree.leaves(tree)]
+    return Matrices(tuple(map(_rule_apart, rules)), tuple(rules), tuple(specs))
 
 
 def _article(kind: str) -> str:
@@ -77,7 +80,8 @@ def _rule_apart(rule: Rule) -> Rule:
     return dataclasses.replace(rule, in_axes=ins, out_axes=outs, batch_axes=(*batch, axis), blocks=1)
 
 
-def _apart(x: jax.Array, rule: Rule) -> jax.Array:
+def _apart(x: jax.Array, rule: Rule, lies: PartitionSpec | None) -> jax.Array:
+    del lies
     if rule.blocks == 1:
         return x
     axis = rule.out_axes[-1]
@@ -89,14 +93,14 @@ def _apart(x: jax.Array, rule: Rule) -> jax.Array:
     return carry(lambda x: (x.reshape(shape),), x, places=[place])[0]
 
 
-def _together(x: jax.Array, rule: Rule) -> jax.Array:
+def _together(x: jax.Array, rule: Rule, lies: PartitionSpec | None) -> jax.Array:
     if rule.blocks == 1:
         return x
     axis = rule.out_axes[-1]
     shape = (*x.shape[:axis], rule.blocks * x.shape[axis + 1], *x.shape[axis + 2 :])
 
     def place(spec):
-        return PartitionSpec(*spec[:axis], None, *spec[axis + 2 :])
+        return PartitionSpec(*spec[:axis], None, *spec[axis + 2 :]) if lies is None else lies
 
     return carry(lambda x: (x.reshape(shape),), x, places=[place])[0]
 

@@ -64,4 +64,7 @@ def test_blocks_on_a_sharded_axis(kind):
     x = counting(4, 2, 6)
     placed = jax.device_put(x, NamedSharding(mesh, PartitionSpec(None, None, "a")))
     read = matrices("test", {"w": placed}, QKV)
-    np.testing.assert_array_equal(read.together(read.apart({"w": placed}))["w"], x)
+    back = read.together(read.apart({"w": placed}))["w"]
+    np.testing.assert_array_equal(back, x)
+    if kind == AxisType.Explicit:
+        assert back.sharding.is_equivalent_to(placed.sharding, 3)

@@ -6,7 +6,8 @@
     X <- Q X                                                (4)  `apply`
 
 With X sharded along n only (1) needs a reduction, which may stand between `gram` and `polynomial`. T steps with one
-restart, (1) to (4) twice, take 8 m^2 n + (8 T - 12) m^3 operations where the standard form takes T (4 m^2 n + 2 m^3).
+restart, (1) to (4) twice, take 8 m^2 n + (8 T - 12) m^3 operations where the standard form takes T (4 m^2 n + 2 m^3);
+each further restart takes 4 m^2 n - 6 m^3 more.
 Rounding errors of R grow with the polynomial, hence the restart: at most two rows at a time before small singular
 values are lifted, and float32 or better for (2) and (3).
 

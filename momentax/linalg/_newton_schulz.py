@@ -32,6 +32,7 @@ from momentax.linalg._products import check_matrices, is_half, product, rounded,
 
 FORMS = ("standard", "powers", "gram", "auto")
 RESTART = 2  # steps before the Gram form computes X X' anew: rounding errors of R grow with the polynomial
+SEGMENT = 3  # and after that: five steps have one restart, as in its source
 
 
 def newton_schulz(
@@ -100,8 +101,8 @@ def _iterate(x: jax.Array, table, normalize, eps, form, compute_dtype, precision
     if form == "gram" or form == "auto" and not is_half(dtype) and x.shape[-1] > 1.5 * x.shape[-2]:
         r = gram(y, precision) if first is None else first
         y = apply(polynomial(r, table[:RESTART], precision), y, precision)
-        if table[RESTART:]:
-            y = apply(polynomial(gram(y, precision), table[RESTART:], precision), y, precision)
+        for start in range(RESTART, len(table), SEGMENT):
+            y = apply(polynomial(gram(y, precision), table[start : start + SEGMENT], precision), y, precision)
         return y.astype(x.dtype)
     rows = np.asarray(table, wide(dtype))
     if first is not None:

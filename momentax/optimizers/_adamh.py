@@ -11,6 +11,9 @@ Source: Wen et al., Fantastic Pretraining Optimizers and Where to Find Them II: 
 2606.16899; Ren et al., Rethinking Language Model Scaling under Transferable Hypersphere Optimization, arXiv 2603.28743,
 code microsoft/ArchScale: radius="current", scope="leaf".
 A matrix or head that starts at zero is refused: it has no direction on a sphere.
+A matrix that starts at zero has no direction: `init` refuses it, but cannot see values under `jax.jit`, and then the
+matrix stays zero. With radius="initial" call `init` on the weights that are trained: weights loaded afterwards are
+pulled to the norms that `init` saw.
 Non-finite gradients enter the averages and stay; `optax.apply_if_finite` keeps them out.
 """
 

@@ -14,6 +14,9 @@ Code microsoft/ArchScale: radius="current", scope="leaf", input_dtype=compute_dt
 input_dtype=compute_dtype=jnp.bfloat16.
 Departure: the codes round the momentum and (2), ArchScale also O / |O|, to bfloat16; here dtypes are arguments.
 A matrix or head that starts at zero is refused: it has no direction on a sphere.
+A matrix that starts at zero has no direction: `init` refuses it, but cannot see values under `jax.jit`, and then the
+matrix stays zero. With radius="initial" call `init` on the weights that are trained: weights loaded afterwards are
+pulled to the norms that `init` saw.
 Non-finite gradients enter the momentum and stay; `optax.apply_if_finite` keeps them out.
 """
 

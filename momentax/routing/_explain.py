@@ -1,15 +1,12 @@
 """A table of what every leaf was taken for, and why."""
 
 import dataclasses
-import fnmatch
-from collections.abc import Mapping
 from typing import Any
 
 import jax.numpy as jnp
 
-from momentax.routing._dimension_numbers import holds_numbers
 from momentax.routing._heads import state_head
-from momentax.routing._resolve import Routing, advice, assigned, doubt_advice
+from momentax.routing._resolve import Routing, advice, assigned, doubt_advice, unmatched
 from momentax.routing._rules import Rule
 
 
@@ -79,9 +76,7 @@ def explain(params: Any, routing: Routing | None = None, head: str | None = None
         reason = f"{rule.reason}; {doubt_advice(path, rule, routing)}" if rule.doubt else rule.reason
         doubtful += [path] if rule.doubt else []
         rows.append((path, shape, rule.kind, _axes(rule), reason))
-    patterns = routing if isinstance(routing, Mapping) and not holds_numbers(routing) else ()
-    unmatched = [p for p in patterns if not any(fnmatch.fnmatchcase(path, p) for path, _, _ in table)]
-    return Explanation(tuple(rows), tuple(doubtful), tuple(unmatched))
+    return Explanation(tuple(rows), tuple(doubtful), tuple(unmatched(params, routing)))
 
 
 def _axes(rule: Rule) -> str:

@@ -31,14 +31,14 @@ def state_head(function: str, table: list, pattern: str | None) -> list:
     _check(function, pattern)
     if pattern is None:
         return table
-    hits = [fnmatch.fnmatchcase(path, pattern) for path, _, _ in table]
+    hits = [fnmatch.fnmatchcase(path, pattern) and isinstance(rule, Rule) and rule.is_matrix for path, _, rule in table]
     if table and not any(hits):
         raise ValueError(
-            f"{function}: head='{pattern}' matches no leaf: give a pattern of whole paths, such as 'lm_head/*'; "
+            f"{function}: head='{pattern}' matches no matrix: give a pattern of whole paths, such as 'lm_head/*'; "
             "print(momentax.routing.explain(params)) lists them."
         )
     return [
-        (path, leaf, _stated(rule, pattern) if hit and isinstance(rule, Rule) and rule.kind == "matrix" else rule)
+        (path, leaf, _stated(rule, pattern) if hit else rule)
         for hit, (path, leaf, rule) in zip(hits, table, strict=True)
     ]
 

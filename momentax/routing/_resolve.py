@@ -8,6 +8,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import optax
 
 from momentax.leaves import leaf_path
 from momentax.routing._dimension_numbers import DimensionNumbers, holds_numbers, rules_of
@@ -23,7 +24,13 @@ _DEFAULT = flax()
 
 
 def resolve(
-    function: str, params: Any, routing: Routing | None = None, *, head: str | None = None, certain: bool = False
+    function: str,
+    params: Any,
+    routing: Routing | None = None,
+    *,
+    head: str | None = None,
+    certain: bool = False,
+    strict: bool = False,
 ) -> list[Rule]:
     """One rule for each leaf of `params`, in flattening order, with axes counted from the front.
 
@@ -36,6 +43,7 @@ def resolve(
         None) leaves open falls to the conventions of Flax: a last entry "*": momentax.routing.equinox() changes that.
       head: pattern of whole paths: the matrices that match are output heads, whatever `routing` says. None adds none.
       certain: whether leaves are refused that may not be the matrix they are read as (`Rule.doubt`).
+      strict: whether patterns of a dict are refused that match no leaf: for those who see the whole tree.
 
     Raises:
       ValueError: a leaf whose rule cannot be told, or whose stated axes or blocks do not divide it, or a `head` that
@@ -49,6 +57,11 @@ def resolve(
       >>> [(rule.kind, rule.out_axes) for rule in rules]
       [('head', (1,)), ('matrix', (2,))]
     """
+    if strict and (missed := unmatched(params, routing)):
+        raise ValueError(
+            f"{function}: the pattern '{missed[0]}' of routing matches no leaf: give a pattern of whole paths; "
+            "print(momentax.routing.explain(params)) lists them."
+        )
     rules = []
     for path, leaf, rule in state_head(function, assigned(params, routing), head):
         if isinstance(rule, str):
@@ -62,6 +75,15 @@ def resolve(
             )
         rules.append(rule)
     return rules
+
+
+def unmatched(params: Any, routing: Routing | None) -> list[str]:
+    """Patterns of a dict, other than "*", that match no leaf of a tree that has some and hides none."""
+    paths = [leaf_path(path) for path, _ in jax.tree_util.tree_leaves_with_path(params)]
+    nodes = jax.tree.leaves(params, is_leaf=lambda node: isinstance(node, optax.MaskedNode))
+    if not paths or len(nodes) > len(paths) or not isinstance(routing, Mapping) or holds_numbers(routing):
+        return []
+    return [p for p in routing if p != "*" and not any(fnmatch.fnmatchcase(path, p) for path in paths)]
 
 
 def advice(path: str, why: str, routing: Routing | None) -> str:

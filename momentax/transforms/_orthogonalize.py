@@ -39,13 +39,13 @@ import jax.numpy as jnp
 import optax
 
 from momentax import checks, leaves
-from momentax.linalg import coefficients, newton_schulz, polar
+from momentax.linalg import coefficients, newton_schulz, polar, singular_value_range
 from momentax.matrices import fold, matrices
 from momentax.routing import Routing
 from momentax.sharding import distribute, plan_batches
 from momentax.typing import Count
 
-HALF_SAFETY = 1.02  # of Polar Express in bfloat16: without it one matrix in some grows without bound
+HALF_SAFETY = 1.02  # in half precision, where Polar Express without it lets one matrix in some grow without bound
 Method = str | Sequence[Sequence[float]] | Callable[[jax.Array], jax.Array]
 
 
@@ -64,7 +64,7 @@ def orthogonalize(
     steps: int = 5,
     eps: float | None = 1e-7,
     *,
-    normalize: str = "frobenius",
+    normalize: str | None = None,
     safety: float | None = None,
     compute_dtype: Any = None,
     input_dtype: Any = None,
@@ -76,13 +76,15 @@ def orthogonalize(
     Args:
       method: name of a table of coefficients ("muon", "you", "polar_express", "cans", "classical" or "aol"), a table of
         rows (a, b, c), of which the last one repeats, "exact", or a function from matrices (k, in, out) to the like.
+        The four arguments behind it, and `precision`, are for tables.
       steps: rows of the table that are applied. 5 as in Muon's code.
       eps: added to the norm in (1), in units of the update. 1e-7 as in Muon's code, which makes updates of that size
         and below shrink; None adds nothing, and then the scale of the update never matters.
       normalize: what (1) divides by: "frobenius", "schatten" (|U U'|_F^(1/2)), "spectral" (the largest singular value)
-        or "aol" (each row or column of the short side by itself, which changes the limit; the table is made for it).
+        or "aol" (each row or column of the short side by itself, which changes the limit). None is "aol" for the table
+        of that name, which is made for it, and "frobenius" for the others.
       safety: s; rows but the last become (a/s, b/s^3, c/s^5), so that rounding cannot drive singular values beyond 1,
-        where Polar Express' polynomials run away. None is 1.02 for "polar_express" in half precision and 1 otherwise;
+        where Polar Express' polynomials run away. None is 1.02 in half precision for tables that do, and 1 otherwise;
         its paper has 1.01.
       compute_dtype: dtype of the iteration; None is the leaf's own. jnp.bfloat16 as in Muon's code is faster on
         accelerators and about as good.
@@ -104,10 +106,13 @@ def orthogonalize(
        [ 0. -1.]
        [ 0.  0.]]
     """
-    checks.check_choice("orthogonalize", "normalize", normalize, ("frobenius", "schatten", "spectral", "aol"))
+    checks.check_choice("orthogonalize", "normalize", normalize, (None, "frobenius", "schatten", "spectral", "aol"))
     checks.check_steps("orthogonalize", steps=steps)
+    checks.check_dtype("orthogonalize", compute_dtype=compute_dtype, input_dtype=input_dtype)
     checks.check_non_negative("orthogonalize", eps=eps)
     named = not callable(method) and not (isinstance(method, str) and method == "exact")
+    if normalize is None:
+        normalize = "aol" if isinstance(method, str) and method == "aol" else "frobenius"
     tables = [_table(method, steps, safety, half) for half in (False, True)] if named else []
 
     def compute(stack):
@@ -143,15 +148,22 @@ def orthogonalize(
 
 
 def _table(method: Any, steps: int, safety: float | None, half: bool) -> Any:
-    if safety is None:
-        safety = HALF_SAFETY if half and isinstance(method, str) and method == "polar_express" else 1.0
     try:
-        return coefficients(method, steps, safety=safety)
+        table = coefficients(method, steps, safety=1.0 if safety is None else safety)
+        if safety is None and half and _runs_away(table):
+            table = coefficients(method, steps, safety=HALF_SAFETY)
+        return table
     except ValueError as error:
         raise ValueError(
-            f"orthogonalize: `method` or `safety` cannot be used: {error} `method` may also be 'exact' or a function "
-            "of matrices (k, in, out)."
+            f"orthogonalize: `method`, `steps` and `safety` give no table: {error} `method` may also be 'exact' or a "
+            "function of matrices (k, in, out)."
         ) from None
+
+
+def _runs_away(table: Any) -> bool:
+    """Whether singular values a little above 1, where rounding in half precision brings them, end far above."""
+    (_, usual), (_, beyond) = (singular_value_range(table, 0.0, upper) for upper in (1.0, 1.01))
+    return beyond > 1.1 * usual
 
 
 def _cost(m: int, n: int) -> float:

@@ -22,7 +22,8 @@ arXiv 2603.28743, code microsoft/ArchScale: radius="current", scope="leaf"; code
 history): radius="initial", (5).
 A zero direction leaves the weight alone, unless decay or rounding had moved it. A zero matrix has no direction and
 stays zero: `init` refuses it where it can see values, which it cannot under `jax.jit` and `jax.eval_shape`. A direction
-that is not finite poisons its own matrix; `optax.apply_if_finite` keeps it out.
+that is not finite poisons its own matrix; `optax.apply_if_finite` keeps it out. Norms beyond 1e19 overflow in float32.
+With radius="initial" call `init` on the weights that are trained: those loaded later are pulled to the norms of `init`.
 """
 
 from typing import Any, NamedTuple
@@ -158,7 +159,8 @@ def retract_to_sphere(
 def _refuse_zero(params: Any, norms: list[jax.Array]) -> None:
     """A `ValueError` for the first matrix without a direction, where values can be seen."""
     for (path, leaf), norm in zip(jax.tree_util.tree_leaves_with_path(params), norms, strict=True):
-        if isinstance(norm, jax.core.Tracer) or np.all(np.asarray(norm) != 0):
+        visible = not isinstance(norm, jax.core.Tracer) and (norm.is_fully_addressable or norm.is_fully_replicated)
+        if not visible or np.all(np.asarray(norm) != 0):
             continue
         where = "" if norm.size == 1 else f" (matrix {int(np.argmin(np.asarray(norm)))} of {norm.size})"
         raise ValueError(

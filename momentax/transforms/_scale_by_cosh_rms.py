@@ -81,8 +81,9 @@ def scale_by_cosh_rms(
 
         def leaf(u, gamma, eps, stack):
             size = math.prod(n for axis, n in enumerate(u.shape) if axis not in stack)
-            norm = jnp.sqrt(scalars.sum_over(u * u, stack))
-            x = u / scalars.nonzero(norm + eps)  # (1)
+            peak = scalars.nonzero(scalars.max_over(jnp.abs(u), stack))
+            x = u / peak  # squares of the largest entry can neither overflow nor vanish
+            x = x / scalars.nonzero(jnp.sqrt(scalars.sum_over(x * x, stack)) + eps / peak)  # (1)
             r = jnp.sqrt(1 + scalars.sum_over(jnp.square(jnp.sinh(gamma * x)), stack) / max(1, size))  # (2)
             return (u if variant == "official" else x) / (r + 1e-8)  # (3), (4)
 

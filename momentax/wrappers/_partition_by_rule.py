@@ -32,8 +32,9 @@ def partition_by_rule(
     """Gives each kind of leaf to its own transformation.
 
     Args:
-      transforms: from kinds to transformations, or to functions from a routing to a transformation: a part that reads
-        matrices gets the rules that were resolved on the whole tree, since it sees no biases beside its leaves.
+      transforms: from kinds to transformations; those of "matrix" and "head" may be functions from a routing to a
+        transformation: a part that reads matrices gets the rules that were resolved on the whole tree, since it sees
+        no biases beside its leaves. Leaves without entries are given to "rest".
       routing: states what leaves are and their axes; None for the conventions of Flax.
       head: path pattern of output heads, on top of those that routing recognises by name.
 
@@ -59,11 +60,12 @@ def partition_by_rule(
     """
     for kind, part in transforms.items():
         checks.check_choice("partition_by_rule", "transforms", kind, KINDS)
-        built = part(routing) if callable(part) else part  # bad choices are refused now
-        checks.check_transformation("partition_by_rule", "transforms", built)
+        may_read = kind in ("matrix", "head") and callable(part)
+        built = part(routing) if may_read else part  # bad choices are refused now
+        checks.check_transformation("partition_by_rule", f"transforms['{kind}']", built)
 
     def parts(tree: Any) -> optax.GradientTransformationExtraArgs:
-        rules = resolve("partition_by_rule", tree, routing, head=head, certain=True)
+        rules = resolve("partition_by_rule", tree, routing, head=head, certain=True, strict=True)
         paths = [leaves.leaf_path(path) for path, _ in jax.tree_util.tree_leaves_with_path(tree)]
         labels = list(map(functools.partial(_label, transforms), paths, jax.tree.leaves(tree), rules))
         resolved = dict(zip(paths, rules, strict=True))
@@ -73,7 +75,8 @@ def partition_by_rule(
             return resolved[path]
 
         built = {kind: part(stated) if callable(part) else part for kind, part in transforms.items()}
-        return optax.partition(built, jax.tree.unflatten(jax.tree.structure(tree), labels))
+        tree_of_labels = jax.tree.unflatten(jax.tree.structure(tree), labels)
+        return optax.partition(built, lambda _: tree_of_labels)  # a tree may be callable: Equinox modules are
 
     def init(params):
         return parts(params).init(params)
@@ -86,7 +89,8 @@ def partition_by_rule(
 
 
 def _label(transforms: Mapping[str, Part], path: str, leaf: Any, rule: Rule) -> str:
-    label = rule.kind if rule.kind in transforms else "rest"
+    label = rule.kind if rule.kind in transforms and jnp.size(leaf) else "rest"
+    label = rule.kind if label not in transforms else label  # without a rest, leaves of no entries stay where they are
     if label not in transforms:
         raise ValueError(
             f"partition_by_rule: leaf '{path}' {jnp.shape(leaf)} is read as kind '{rule.kind}' ({rule.reason}), for "

@@ -199,8 +199,11 @@ def adapt_to_noise(
         averages = scalars.unpack(function, state.nu, scalars.shapes(g, axes))
 
         def compare(g, n, decay2, floor, bound, correction, v, axes, rule):
-            v = decay2 * v + (1 - decay2) * scalars.sum_over(g * g, axes)  # (3)
-            d = jnp.sqrt(scalars.sum_over(n * n, axes)) / scalars.nonzero(jnp.sqrt(v) + floor)
+            largest = float(jnp.finfo(g.dtype).max)  # squares of a spike may overflow, and would stay
+            v = decay2 * v + (1 - decay2) * jnp.minimum(scalars.sum_over(g * g, axes), largest)  # (3)
+            d = jnp.sqrt(jnp.minimum(scalars.sum_over(n * n, axes), (1 - decay2) * largest)) / scalars.nonzero(
+                jnp.sqrt(v) + floor
+            )
             return v, correction * ratio(d, bound, rule)  # (4)
 
         compared = leaves.each(

@@ -215,10 +215,14 @@ def _average(x, factor, root, decay, mu, *, outputs: bool, normalize: bool) -> t
     if normalize:  # the result does not depend on the size of x, and squares of tiny numbers would be zero
         x = x / scalars.nonzero(jnp.max(jnp.abs(x), axis=(-2, -1), keepdims=True))
     y = _times(x.mT if outputs else x, root)
-    data = jnp.matmul(y, y.mT, precision="highest") / y.shape[-1]
+    # The trace is fixed afterwards: with a large y scaled down by a power of two, which rounds nothing, no square can
+    # overflow.
+    _, exponent = jnp.frexp(jnp.max(jnp.abs(y), axis=(-2, -1), keepdims=True))
+    unit = jnp.ldexp(jnp.ones_like(y[..., :1, :1]), -jnp.maximum(exponent, 0))
+    data = jnp.matmul(y * unit, (y * unit).mT, precision="highest") / y.shape[-1]
     if normalize:
-        data = data / scalars.nonzero(_trace(data) / side)
-    new = decay * factor + (1 - decay) * (data + mu * jnp.eye(side, dtype=x.dtype)[None])
+        unit, data = jnp.ones_like(unit), data / scalars.nonzero(_trace(data) / side)
+    new = decay * factor * unit * unit + (1 - decay) * (data + mu * unit * unit * jnp.eye(side, dtype=x.dtype)[None])
     trace = _trace(new)
     new = jnp.where(trace == 0, factor, new * (side / scalars.nonzero(trace)))
     return ((new + new.mT) / 2,)

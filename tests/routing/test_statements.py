@@ -77,9 +77,9 @@ def test_heads_are_stated_by_pattern_or_rule():
 def test_a_head_that_is_not_there_is_an_error():
     params = kernels(final=(8, 4))
     for pattern in ("final", "lm_head/*"):
-        with pytest.raises(ValueError, match=f"muon: head='{pattern.replace('*', '[*]')}' matches no leaf"):
+        with pytest.raises(ValueError, match=f"muon: head='{pattern.replace('*', '[*]')}' matches no matrix"):
             routing.resolve("muon", params, head=pattern)
-    with pytest.raises(ValueError, match="explain: head='final' matches no leaf"):
+    with pytest.raises(ValueError, match="explain: head='final' matches no matrix"):
         routing.explain(params, head="final")
     with pytest.raises(TypeError, match="muon: `head` must be a path pattern"):
         routing.resolve("muon", params, head=("final/*",))

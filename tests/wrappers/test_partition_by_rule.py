@@ -1,5 +1,8 @@
 """Who gets which leaf, and that a part sees the rules of the whole tree."""
 
+import functools
+
+import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -64,7 +67,9 @@ def test_a_kind_without_transformation_is_named():
         tx.init(PARAMS)
 
 
-@pytest.mark.parametrize("transforms", [{"matrices": times(1.0)}, {"matrix": 3.0}])
+@pytest.mark.parametrize(
+    "transforms", [{"matrices": times(1.0)}, {"matrix": 3.0}, {"matrix": times(1.0), "rest": optax.adam}]
+)
 def test_bad_parts_are_refused(transforms):
     with pytest.raises((ValueError, TypeError), match="partition_by_rule"):
         momentax.partition_by_rule(transforms)
@@ -86,3 +91,30 @@ def test_masks_of_the_whole_tree_reach_the_parts(mask):
     updates, _ = tx.update(zeros, tx.init(PARAMS), PARAMS)
     whole, _ = decay.update(zeros, decay.init(PARAMS), PARAMS)
     assert jax.tree.all(jax.tree.map(lambda a, b: bool((a == b).all()), updates, whole))
+
+
+def test_a_pattern_that_matches_nothing_is_an_error():
+    tx = momentax.partition_by_rule({"rest": times(1.0)}, {"lm_heads/*": momentax.routing.vector()})
+    with pytest.raises(ValueError, match="'lm_heads/\\*' of routing matches no leaf"):
+        tx.init(PARAMS)
+
+
+def test_leaves_without_entries_go_to_the_rest():
+    tx = momentax.muon(0.1)
+    params = {"empty": {"kernel": jnp.ones((0, 3))}, "dense": {"kernel": jnp.ones((3, 3))}}
+    updates, _ = tx.update(params, tx.init(params), params)
+    assert updates["empty"]["kernel"].shape == (0, 3)
+
+
+def test_equinox_models_whose_trees_are_callable():
+    model = eqx.filter(eqx.nn.MLP(4, 3, 8, 2, key=jax.random.key(0)), eqx.is_inexact_array)
+    mask = jax.tree.map(lambda leaf: leaf.ndim > 1, model)
+    equinox = momentax.routing.equinox()
+    by_function = functools.partial(momentax.routing.no_decay_on_vectors, routing=equinox)
+    updates = [
+        (tx := momentax.muon(0.1, weight_decay=0.1, weight_decay_mask=m, routing=equinox)).update(
+            model, tx.init(model), model
+        )[0]
+        for m in (mask, by_function)
+    ]
+    assert jax.tree.all(jax.tree.map(lambda a, b: bool((a == b).all()), *updates))
