@@ -9,10 +9,10 @@ hidden matrix learns at AdamW's rate. All runs of a seed start from the same wei
     python benchmarks/language_model.py --runs runs/language_model --out results.json
     python benchmarks/language_model.py --table results.json      # Markdown, of a file written earlier
 
-Prints JSON: for each optimizer the final validation loss at every rate; at the best one, of all seeds in order, and the
-median time of a step; and the steps and seconds after which the median seed reached the median final loss of the first
-optimizer (null: never). Losses repeat on the same machine, text and versions;
-seconds do not, and compilation, evaluation and checkpoints do not count. The same command again resumes, run by run.
+Prints JSON: for each optimizer the final validation loss at every rate; at the best one, of all seeds in order; the
+median time of a step, of all optimizers in turns; and the steps after which the median seed reached the median final
+loss of the first optimizer (null: never), and the seconds they take. Losses repeat on the same machine, text and
+versions; seconds do not. The same command again resumes, run by run.
 Exit code 2: bad arguments.
 """
 
@@ -24,10 +24,14 @@ import json
 import platform
 import statistics
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
+import jax
+import jax.numpy as jnp
 import numpy as np
+from flax import nnx
 
 ROOT = Path(__file__).parent.parent
 FACTORS = (0.25, 0.5, 1.0, 2.0, 4.0)
@@ -46,9 +50,7 @@ def load_example() -> Any:
 train_lm = load_example()
 
 
-def train(optimizer: str, rate: float, seed: int, arguments: argparse.Namespace) -> list[dict[str, float]]:
-    """The log of one run, trained now or found; a loss that is not finite ends it early."""
-    out = arguments.runs / f"{optimizer}-{rate:.3g}-{seed}"
+def configuration(optimizer: str, rate: float, seed: int, arguments: argparse.Namespace) -> Any:
     flags = {
         "optimizer": optimizer,
         "learning-rate": rate,
@@ -57,12 +59,19 @@ def train(optimizer: str, rate: float, seed: int, arguments: argparse.Namespace)
         "eval-every": arguments.eval_every,
         "checkpoint-every": arguments.steps,
         "sample": 0,
-        "out": out,
+        "out": arguments.runs / f"{optimizer}-{rate:.3g}-{seed}",
     }
     data = ["--data", str(arguments.data)] if arguments.data else []
+    return train_lm.parse([f"--{name}={value}" for name, value in flags.items()] + data)
+
+
+def train(optimizer: str, rate: float, seed: int, arguments: argparse.Namespace) -> list[dict[str, float]]:
+    """The log of one run, trained now or found; empty where the loss did not stay finite."""
+    config = configuration(optimizer, rate, seed, arguments)
+    out = config.out
     try:
         with contextlib.redirect_stdout(sys.stderr):
-            train_lm.run(train_lm.parse([f"--{name}={value}" for name, value in flags.items()] + data))
+            train_lm.run(config)
     except train_lm.Refused as refusal:
         if "lower --learning-rate" not in str(refusal):
             raise
@@ -88,10 +97,26 @@ def steps_to(records: list[dict[str, float]], target: float) -> float | None:
     return None
 
 
-def step_seconds(records: list[dict[str, float]]) -> float:
-    if not records:
-        raise train_lm.Refused("a seed diverged at the best rate of the first one: try rates below it")
-    return float(np.median(np.diff([0.0, *(record["seconds"] for record in records)])))
+def step_times(rates: dict[str, float], arguments: argparse.Namespace) -> dict[str, float]:
+    """Milliseconds of a training step with each optimizer: medians of steps that are taken in turns."""
+    with contextlib.redirect_stdout(sys.stderr):
+        text = train_lm.load_text(arguments.data, arguments.runs.resolve(), 128)
+    data, runs = jnp.asarray(text.train), {}
+    for optimizer, rate in rates.items():
+        config = train_lm.configure(configuration(optimizer, rate, SEEDS[0], arguments), optimizer)
+        graphdef, params = nnx.split(train_lm.GPT(config, nnx.Rngs(config.seed)))
+        tx = train_lm.make_optimizer(config)
+        params = nnx.as_pure(params)
+        state = train_lm.State(params, tx.init(params))
+        step = train_lm.make_steps(config, graphdef, tx)[0].lower(state, data, np.int32(0)).compile()
+        runs[optimizer] = (step, state)
+    times: dict[str, list[float]] = {optimizer: [] for optimizer in runs}
+    for number in range(arguments.timed_steps + 5):
+        for optimizer, (step, state) in runs.items():
+            start = time.perf_counter()
+            runs[optimizer] = (step, jax.block_until_ready(step(state, data, np.int32(number)))[0])
+            times[optimizer].append(1e3 * (time.perf_counter() - start))
+    return {optimizer: statistics.median(values[5:]) for optimizer, values in times.items()}
 
 
 def measure(optimizer: str, arguments: argparse.Namespace) -> dict[str, Any]:
@@ -100,13 +125,14 @@ def measure(optimizer: str, arguments: argparse.Namespace) -> dict[str, Any]:
     sweep = {rate: final(train(optimizer, rate, SEEDS[0], arguments)) for rate in rates}
     best = min(sweep, key=lambda rate: sweep[rate])
     runs = sorted((train(optimizer, best, seed, arguments) for seed in SEEDS), key=final)
+    if not all(runs):
+        raise train_lm.Refused(f"a seed of {optimizer} diverged at {best}, the best rate of the first: add lower rates")
     return {
         "optimizer": optimizer,
         "sweep": {str(rate): round(loss, 4) if np.isfinite(loss) else None for rate, loss in sweep.items()},
         "learning_rate": best,
         "at_an_edge": best in (rates[0], rates[-1]),
         "bits_per_byte": [round(final(run), 4) for run in runs],
-        "ms_per_step": round(1e3 * statistics.median(map(step_seconds, runs)), 1),
         "median_run": runs[len(runs) // 2],
     }
 
@@ -134,6 +160,7 @@ def main() -> int:
     parser.add_argument("--runs", type=Path, help="folder in which runs are kept")
     parser.add_argument("--steps", type=int, default=1000)
     parser.add_argument("--eval-every", type=int, default=25)
+    parser.add_argument("--timed-steps", type=int, default=40, help="steps of each optimizer that are timed, in turns")
     parser.add_argument("--data", type=Path, help="as in examples/train_lm.py")
     parser.add_argument("--out", metavar="FILE", type=Path, help="write the JSON to this new file, too")
     parser.add_argument("--force", action="store_true", help="let --out overwrite a file")
@@ -154,13 +181,13 @@ def main() -> int:
     except train_lm.Refused as refusal:
         parser.error(str(refusal))
     target = rows[0]["bits_per_byte"][len(SEEDS) // 2]
+    times = step_times({row["optimizer"]: row["learning_rate"] for row in rows}, arguments)
     for row in rows:
+        row["ms_per_step"] = round(times[row["optimizer"]], 1)
         steps = steps_to(row.pop("median_run"), target)
         row["steps_to"] = None if steps is None else round(steps)
         row["seconds_to"] = None if steps is None else round(steps * row["ms_per_step"] / 1e3, 1)
     versions = {library: importlib.metadata.version(library) for library in ("jax", "jaxlib", "optax", "flax")}
-    import jax
-
     text = json.dumps(
         {
             "versions": {**versions, "python": platform.python_version()},

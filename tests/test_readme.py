@@ -41,6 +41,14 @@ def test_words_are_those_of_the_committed_benchmark():
             assert f"{rows[name]['state_bytes_per_parameter']:.0f}" == kept
 
 
+def test_matrix_table_is_that_of_the_committed_benchmark():
+    results = json.loads((ROOT / "benchmarks/results/orthogonalize_cpu.json").read_text())
+    rows = {row["name"]: row for row in [*results["layers"], *results["matrices"]]}
+    quoted = re.findall(r"\| ([\w ]+, \w+) \| [\d.,]+ \| [\d.,]+ \| ([\d.]+) \|", README)
+    assert len(quoted) == 6
+    assert all(f"{rows[name]['ratio']:.2f}" == ratio for name, ratio in quoted)
+
+
 def test_table_lists_every_public_name_and_links_to_what_exists():
     public = [name for name in vars(momentax) if not name.startswith("_") and callable(getattr(momentax, name))]
     missing = [name for name in public if f"`{name}`" not in README]
