@@ -82,10 +82,11 @@ class Step:
         self.params, self.grads = normal(shapes, 0), normal(shapes, 1)
         self.state = jax.jit(tx.init)(self.params)
 
-        def step(params: Any, state: Any, grads: Any) -> tuple[Any, Any, Any]:
+        def step(params: Any, state: Any, grads: Any) -> tuple[Any, Any]:
             updates, state = tx.update(grads, state, params)
-            return optax.apply_updates(params, updates), state, updates
+            return optax.apply_updates(params, updates), state
 
+        self.first_updates = lambda: jax.jit(tx.update)(normal(shapes, 1), tx.init(normal(shapes, 0)), None)[0]
         start = time.perf_counter()
         self.compiled = jax.jit(step).lower(self.params, self.state, self.grads).compile()
         self.build_s = time.perf_counter() - start
@@ -93,9 +94,7 @@ class Step:
 
     def run(self) -> float:
         start = time.perf_counter()
-        self.params, self.state, self.updates = jax.block_until_ready(
-            self.compiled(self.params, self.state, self.grads)
-        )
+        self.params, self.state = jax.block_until_ready(self.compiled(self.params, self.state, self.grads))
         return time.perf_counter() - start
 
 
@@ -140,7 +139,7 @@ def matrices(repeats: int) -> list[dict[str, Any]]:
         steps, medians = side_by_side({"kernel": shape}, repeats)
         name = "x".join(map(str, shape))
         rows.append(compared(name, "step_ms", 1e3 * medians["momentax"], 1e3 * medians["optax"], bar, timed=True))
-        errors = {key: orthogonality_error(step.updates["kernel"]) for key, step in steps.items()}
+        errors = {key: orthogonality_error(step.first_updates()["kernel"]) for key, step in steps.items()}
         rows.append(compared(name, "orthogonality error", errors["momentax"], errors["optax"], 1.001, timed=False))
     return rows
 
