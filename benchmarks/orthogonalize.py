@@ -86,11 +86,16 @@ class Step:
             updates, state = tx.update(grads, state, params)
             return optax.apply_updates(params, updates), state
 
-        self.first_updates = lambda: jax.jit(tx.update)(normal(shapes, 1), tx.init(normal(shapes, 0)), None)[0]
+        self.tx, self.shapes = tx, shapes
         start = time.perf_counter()
         self.compiled = jax.jit(step).lower(self.params, self.state, self.grads).compile()
         self.build_s = time.perf_counter() - start
         self.hlo_lines = len(self.compiled.as_text().splitlines())
+
+    def first_updates(self) -> Any:
+        """What the optimizer adds to the parameters in its first step."""
+        params, grads = normal(self.shapes, 0), normal(self.shapes, 1)
+        return jax.jit(self.tx.update)(grads, self.tx.init(params), params)[0]
 
     def run(self) -> float:
         start = time.perf_counter()
