@@ -1,7 +1,7 @@
 """Optimizers on a small language model, each after the same search for its learning rate.
 
 Every optimizer trains the model of examples/train_lm.py, in its default size, at five learning rates a factor of two
-apart around its default there; the rate with the lowest final validation loss is then run with two more seeds (the
+apart; the rate with the lowest final validation loss is then run with two more seeds (the
 first seed chose the rate, for every optimizer alike). Weight decay is the optimizer's default there, and what is no
 hidden matrix learns at AdamW's rate. All runs of a seed start from the same weights and see the same batches.
 
@@ -34,6 +34,7 @@ import numpy as np
 from flax import nnx
 
 ROOT = Path(__file__).parent.parent
+CENTRES = {"adamw": 3e-3, "muon": 4e-2, "normuon": 4e-2, "namo": 2e-2}  # of the rates tried; else the example's default
 FACTORS = (0.25, 0.5, 1.0, 2.0, 4.0)
 SEEDS = (0, 1, 2)
 
@@ -120,8 +121,8 @@ def step_times(rates: dict[str, float], arguments: argparse.Namespace) -> dict[s
 
 
 def measure(optimizer: str, arguments: argparse.Namespace) -> dict[str, Any]:
-    center = train_lm.defaults(optimizer)[0]
-    rates = [float(f"{center * factor:.3g}") for factor in FACTORS]
+    centre = CENTRES.get(optimizer, train_lm.defaults(optimizer)[0])
+    rates = [float(f"{centre * factor:.3g}") for factor in FACTORS]
     sweep = {rate: final(train(optimizer, rate, SEEDS[0], arguments)) for rate in rates}
     best = min(sweep, key=lambda rate: sweep[rate])
     runs = sorted((train(optimizer, best, seed, arguments) for seed in SEEDS), key=final)

@@ -48,3 +48,20 @@ def test_committed_matrix_results_keep_every_bar():
     results = json.loads((BENCHMARKS / "results" / "orthogonalize_cpu.json").read_text())
     rows = [*results["layers"], *results["matrices"], *results["gram"]]
     assert len(rows) == 11 and all(row["within_bar"] for row in rows)
+
+
+def test_steps_to_a_loss_are_straight_between_evaluations():
+    spec = importlib.util.spec_from_file_location("language_model", BENCHMARKS / "language_model.py")
+    language_model = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(language_model)
+    key = language_model.train_lm.VALIDATION
+    records = [{"step": 10, key: 4.0}, {"step": 15}, {"step": 20, key: 3.0}, {"step": 30, key: 3.5}]
+    assert [language_model.steps_to(records, target) for target in (4.5, 3.25, 3.0, 2.0)] == [10, 17.5, 20, None]
+
+
+def test_committed_language_model_results_are_of_one_search():
+    results = json.loads((BENCHMARKS / "results" / "language_model_cpu.json").read_text())
+    assert len(results["rows"]) >= 4 and results["rows"][0]["optimizer"] == "adamw"
+    for row in results["rows"]:
+        assert len(row["sweep"]) == 5 and not row["at_an_edge"] and len(row["bits_per_byte"]) == 3
+        assert row["learning_rate"] == float(min(row["sweep"], key=lambda rate: row["sweep"][rate] or float("inf")))

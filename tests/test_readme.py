@@ -3,6 +3,8 @@
 import json
 import pathlib
 import re
+import subprocess
+import sys
 
 import jax
 
@@ -47,6 +49,15 @@ def test_matrix_table_is_that_of_the_committed_benchmark():
     quoted = re.findall(r"\| ([\w ]+, \w+) \| [\d.,]+ \| [\d.,]+ \| ([\d.]+) \|", README)
     assert len(quoted) == 6
     assert all(f"{rows[name]['ratio']:.2f}" == ratio for name, ratio in quoted)
+
+
+def test_language_model_table_is_that_of_the_committed_benchmark():
+    program = ROOT / "benchmarks" / "language_model.py"
+    results = ROOT / "benchmarks" / "results" / "language_model_cpu.json"
+    ended = subprocess.run([sys.executable, program, "--table", results], capture_output=True, text=True)
+    lines = ended.stdout.strip().splitlines()
+    assert ended.returncode == 0 and len(lines) == 2 + len(json.loads(results.read_text())["rows"])
+    assert all(f"  {line}\n" in README for line in lines)
 
 
 def test_table_lists_every_public_name_and_links_to_what_exists():

@@ -88,7 +88,8 @@ def whiten_by_fisher(
       update_every: k; the inverse roots are computed in every k-th step, beginning with the first, and serve (1) to (4)
         until the next. P and Q move in every step. 1 as in the paper.
       max_dim: a side longer than this has no factor: whitening is then one-sided. None sets no bound.
-      root: "eigh", or "newton", by matrix products alone.
+      root: "eigh", or "newton", by matrix products alone. On a CPU the threads of LAPACK can slow small matrices
+        down many times over: set OPENBLAS_NUM_THREADS=1.
       routing: states the axes of matrices and stacks; None for the conventions of Flax. P is on the side of the
         outputs.
 
