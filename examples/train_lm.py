@@ -59,9 +59,9 @@ DEFAULTS = {
     "sgd": (0.1, 0.0),
     "sgdp": (0.1, 1e-3),
     "am_sgd": (1.0, 1e-3),
-    "muon": (4e-2, 0.1),
-    "normuon": (4e-2, 0.1),
-    "namo": (2e-2, 0.1),
+    "muon": (2e-2, 0.1),
+    "normuon": (2e-2, 0.1),
+    "namo": (8e-2, 0.1),
 }
 OTHERS = (1e-3, 0.1)
 ARGUMENTS: dict[str, dict[str, Any]] = {
