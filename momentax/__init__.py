@@ -41,6 +41,7 @@ from momentax.transforms import scale_to_average_norm as scale_to_average_norm
 from momentax.transforms import two_plane_coefficient as two_plane_coefficient
 from momentax.wrappers import clip_spikes as clip_spikes
 from momentax.wrappers import keep_master_weights as keep_master_weights
+from momentax.wrappers import on_mesh as on_mesh
 from momentax.wrappers import partition_by_rule as partition_by_rule
 from momentax.wrappers import project_radial as project_radial
 from momentax.wrappers import reset_momentum as reset_momentum

@@ -15,7 +15,7 @@ from jax.sharding import PartitionSpec
 
 from momentax import leaves
 from momentax.routing import Routing, Rule, resolve
-from momentax.sharding import carry
+from momentax.sharding import Place, carry, distribute, place_of
 
 
 @dataclasses.dataclass(frozen=True)
@@ -24,13 +24,15 @@ class Matrices:
 
     Attributes:
       rules: axes of the leaves that `apart` gives.
+      places: where these lie.
       fused: for each leaf its rule as routing states it.
-      lies: for each leaf its partition, where it is an array.
+      whole: where each leaf lies.
     """
 
     rules: tuple[Rule, ...]
+    places: tuple[Place, ...]
     fused: tuple[Rule, ...]
-    lies: tuple[PartitionSpec | None, ...]
+    whole: tuple[Place, ...]
 
     def apart(self, tree: Any) -> Any:
         """The tree with matrices that lie side by side apart; None stays None."""
@@ -40,11 +42,20 @@ class Matrices:
         """The way back from `apart`."""
         return self._each(_together, tree)
 
+    def map(self, name: str, function: Callable[[jax.Array], jax.Array], arrays: Sequence[jax.Array], **options: Any):
+        """`function` of all matrices of the leaves that `apart` gives: `momentax.sharding.distribute`."""
+        axes = [(rule.batch_axes, rule.in_axes, rule.out_axes) for rule in self.rules]
+        return distribute(name, function, arrays, axes, self.places, **options)
+
+    def fans(self, arrays: Sequence[jax.Array]) -> list[tuple[int, int]]:
+        """Inputs and outputs of the matrices of each leaf that `apart` gives."""
+        return [fans(x.shape, rule) for x, rule in zip(arrays, self.rules, strict=True)]
+
     def _each(self, function: Callable[..., Any], tree: Any) -> Any:
         if tree is None or all(rule.blocks == 1 for rule in self.fused):
             return tree
         flat, treedef = jax.tree.flatten(tree)
-        return jax.tree.unflatten(treedef, map(function, flat, self.fused, self.lies))
+        return jax.tree.unflatten(treedef, map(function, flat, self.fused, self.whole))
 
 
 def matrices(function: str, tree: Any, routing: Routing | None) -> Matrices:
@@ -55,16 +66,18 @@ def matrices(function: str, tree: Any, routing: Routing | None) -> Matrices:
     """
     leaves.check_leaves(function, tree)
     rules = resolve(function, tree, routing, certain=True)
+    places = []
     for (path, leaf), rule in zip(jax.tree_util.tree_leaves_with_path(tree), rules, strict=True):
+        name = leaves.leaf_path(path)
         if not rule.is_matrix:
-            name = leaves.leaf_path(path)
             raise ValueError(
                 f"{function}: leaf '{name}' {jnp.shape(leaf)} is read as {_article(rule.kind)} ({rule.reason}), and "
                 "matrices are needed: give it to another transformation with momentax.partition_by_rule, or, if it is "
                 f"a matrix, say so: routing={{'{name}': momentax.routing.matrix(in_axes=..., out_axes=...)}}."
             )
-    specs = [jax.typeof(x).sharding.spec if isinstance(x, jax.Array) else None for x in jax.tree.leaves(tree)]
-    return Matrices(tuple(map(_rule_apart, rules)), tuple(rules), tuple(specs))
+        places.append(place_of(name, leaf) if isinstance(leaf, jax.Array) else Place())
+    apart = tuple(map(_place_apart, places, rules))
+    return Matrices(tuple(map(_rule_apart, rules)), apart, tuple(rules), tuple(places))
 
 
 def _article(kind: str) -> str:
@@ -80,51 +93,54 @@ def _rule_apart(rule: Rule) -> Rule:
     return dataclasses.replace(rule, in_axes=ins, out_axes=outs, batch_axes=(*batch, axis), blocks=1)
 
 
-def _apart(x: jax.Array, rule: Rule, lies: PartitionSpec | None) -> jax.Array:
-    del lies
+def _place_apart(place: Place, rule: Rule) -> Place:
+    """Where a leaf lies once its blocks are apart: whole along the axis that held them."""
+    if rule.blocks == 1:
+        return place
+    axis = rule.out_axes[-1]
+    return dataclasses.replace(place, spec=PartitionSpec(*place.spec[:axis], None, None, *place.spec[axis + 1 :]))
+
+
+def _apart(x: jax.Array, rule: Rule, place: Place) -> jax.Array:
     if rule.blocks == 1:
         return x
     axis = rule.out_axes[-1]
-    shape = (*x.shape[:axis], rule.blocks, x.shape[axis] // rule.blocks, *x.shape[axis + 1 :])
+    shape = (*x.shape[:axis], rule.blocks, -1, *x.shape[axis + 1 :])
 
-    def place(spec):
+    def lies(spec):
         return PartitionSpec(*spec[:axis], None, None, *spec[axis + 1 :])
 
-    return carry(lambda x: (x.reshape(shape),), x, places=[place])[0]
+    return carry(lambda x: (x.reshape(shape),), x, places=[lies])[0]
 
 
-def _together(x: jax.Array, rule: Rule, lies: PartitionSpec | None) -> jax.Array:
+def _together(x: jax.Array, rule: Rule, place: Place) -> jax.Array:
     if rule.blocks == 1:
         return x
     axis = rule.out_axes[-1]
-    shape = (*x.shape[:axis], rule.blocks * x.shape[axis + 1], *x.shape[axis + 2 :])
-
-    def place(spec):
-        return PartitionSpec(*spec[:axis], None, *spec[axis + 2 :]) if lies is None else lies
-
-    return carry(lambda x: (x.reshape(shape),), x, places=[place])[0]
+    shape = (*x.shape[:axis], -1, *x.shape[axis + 2 :])
+    return carry(lambda x: (x.reshape(shape),), x, places=[lambda spec: place.spec])[0]
 
 
-def fold(x: jax.Array, rule: Rule) -> tuple[jax.Array, Callable[[jax.Array], jax.Array]]:
-    """The leaf as matrices (stack, in, out), and the way back; both lie where the leaf lies."""
+def fold(x: jax.Array, rule: Rule, place: Place) -> tuple[jax.Array, Place, Callable[[jax.Array], jax.Array]]:
+    """The leaf as matrices (stack, in, out), where they lie, and the way back."""
     groups = (rule.batch_axes, rule.in_axes, rule.out_axes)
     there, back = leaves.folding(x.shape, groups)
-    lies = PartitionSpec(*jax.typeof(x).sharding.spec, *[None] * (x.ndim - len(jax.typeof(x).sharding.spec)))
-
-    def place(spec):
-        return PartitionSpec(*(_names(spec, group) for group in groups))
-
-    stack = carry(lambda x: (there(x),), x, places=[place])[0]
-    return stack, lambda y: carry(lambda y: (back(y),), y, places=[lambda _: lies])[0]
+    lies = place.shards(x.ndim)
+    merged = PartitionSpec(*(tuple(name for axis in group for name in lies[axis]) or None for group in groups))
+    stack = carry(lambda x: (there(x),), x, places=[lambda _: merged])[0]
+    place_of_stack = dataclasses.replace(place, spec=merged)
+    return stack, place_of_stack, lambda y: carry(lambda y: (back(y),), y, places=[lambda _: place.spec])[0]
 
 
-def _names(spec: PartitionSpec, axes: Sequence[int]) -> tuple[str, ...] | None:
-    """The mesh axes over which an axis lies that several axes were merged into."""
-    names: list[str] = []
-    for axis in axes:
-        entry = spec[axis]
-        names += () if entry is None else (entry,) if isinstance(entry, str) else entry
-    return tuple(names) or None
+def map_stacks(
+    name: str,
+    function: Callable[[jax.Array], jax.Array],
+    stacks: Sequence[jax.Array],
+    places: Sequence[Place],
+    **options: Any,
+) -> list[jax.Array]:
+    """`function` of all matrices of what `fold` gives: `momentax.sharding.distribute`."""
+    return distribute(name, function, stacks, [((0,), (1,), (2,))] * len(stacks), places, **options)
 
 
 def fans(shape: Sequence[int], rule: Rule) -> tuple[int, int]:

@@ -24,6 +24,7 @@ TOOLS = {
     "typing",
     "checks",
     "leaves",
+    "slots",
     "decaying",
     "scalars",
     "clocks",
@@ -38,8 +39,9 @@ MAY_IMPORT = {
     "typing": set(),
     "checks": set(),
     "linalg": {"typing"},
-    "sharding": {"typing"},
+    "sharding": {"typing", "leaves", "slots"},
     "leaves": {"typing"},
+    "slots": {"leaves"},
     "clocks": {"typing", "leaves"},
     "decaying": {"typing", "leaves"},
     "conventions": {"typing"},
@@ -51,6 +53,7 @@ MAY_IMPORT = {
     "decays": TOOLS,
     "wrappers": TOOLS | {"transforms", "decays"},
     "optimizers": TOOLS | {"transforms", "decays", "wrappers"},
+    "telemetry": TOOLS | {"transforms", "decays", "wrappers"},
     "testing": set(),
 }
 # One technique per file, named after its public function.
@@ -97,11 +100,13 @@ GLOSSARY = {
     "kappa": "spectral norm of a step, relative to the aspect ratio",
     "keep": "state fields that are not reset",
     "key": "seed of what is random",
+    "layout": "what is assumed where nobody can tell how parameters lie",
     "learning_rate": "step size",
     "masks": "masks to replay",
     "max_dim": "longest side that has a factor",
     "max_grad_norm": "bound of the joint gradient norm inside an optimizer",
     "max_norm": "bound of the joint gradient norm",
+    "mesh": "mesh on which the parameters lie",
     "method": "coefficients of a polynomial iteration, or another way to orthogonalise",
     "metric": "geometry of the two-plane model",
     "mu_dtype": "dtype of the momentum",
@@ -111,6 +116,7 @@ GLOSSARY = {
     "normalize_stats": "whether statistics are divided by their mean size",
     "nu_dtype": "dtype of the average of squares",
     "offset": "height of the memory plane",
+    "param_specs": "partitions of the parameters over the axes of the mesh",
     "precision": "precision of matrix products",
     "project_buffer": "whether the momentum itself is projected",
     "proximity": "weight of staying near the step of the memory",
@@ -146,6 +152,7 @@ GLOSSARY = {
     "weight_decay": "pull of the weights to zero, per unit of learning rate",
     "weight_decay_mask": "which leaves decay",
     "when": "before or after the step",
+    "wire_dtype": "dtype in which matrices travel between devices",
 }
 
 

@@ -8,6 +8,7 @@ from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
 from momentax.matrices import fans, fold, matrices
 from momentax.routing import matrix
+from momentax.sharding import Place
 
 QKV = matrix((0,), (2,), (1,), blocks=3)  # (in, stack, 3 x out)
 HEADS = matrix((0,), (2, 3), (1,))
@@ -50,7 +51,8 @@ def test_folding_on_meshes(kind, spec):
     mesh = jax.make_mesh((2, 2), ("a", "b"), axis_types=(kind,) * 2, devices=jax.devices()[:4])
     x = counting(4, 2, 2, 6)
     placed = jax.device_put(x, NamedSharding(mesh, spec))
-    stack, back = fold(placed, HEADS)
+    stack, place, back = fold(placed, HEADS, Place(mesh, spec))
+    assert len(place.spec) == 3
     np.testing.assert_array_equal(stack, x.transpose(1, 0, 2, 3).reshape(2, 4, 12))
     returned = back(2 * stack)
     np.testing.assert_array_equal(returned, 2 * x)

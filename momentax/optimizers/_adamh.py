@@ -47,6 +47,8 @@ def adamh(
     nu_dtype: Any = None,
     routing: Routing | None = None,
     head: str | None = None,
+    mesh: Any = None,
+    param_specs: Any = None,
 ) -> optax.GradientTransformationExtraArgs:
     """AdamH for matrices and output heads, AdamW for the rest. Defaults as in the runs of the code.
 
@@ -69,6 +71,8 @@ def adamh(
       nu_dtype: dtype of the average squared gradient; None likewise.
       routing: states what leaves are and their axes; None for the conventions of Flax.
       head: path pattern of output heads, on top of those that routing recognises by name.
+      mesh: on which the parameters lie; see `momentax.on_mesh`.
+      param_specs: their partitions; see `momentax.on_mesh`.
 
     Raises:
       ValueError: a coefficient out of range, a matrix or head that starts at zero, or a leaf that cannot be told.
@@ -98,4 +102,4 @@ def adamh(
 
     adamw = optax.chain(adam, take_step(rest_learning_rate, weight_decay, weight_decay_mask, decay=decay))
     parts = {"matrix": matrices, "head": matrices, "rest": adamw if rest is None else rest}
-    return partition_by_rule(parts, routing, head=head)
+    return partition_by_rule(parts, routing, head=head, mesh=mesh, param_specs=param_specs)

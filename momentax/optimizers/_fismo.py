@@ -50,6 +50,8 @@ def fismo(
     mu_dtype: Any = None,
     routing: Routing | None = None,
     head: str | None = None,
+    mesh: Any = None,
+    param_specs: Any = None,
 ) -> optax.GradientTransformationExtraArgs:
     """FISMO for matrices, AdamW for the rest.
 
@@ -78,6 +80,8 @@ def fismo(
       mu_dtype: dtype of the averages; None means the leaf's own, float32 for half precision. Factors are float32.
       routing: states what leaves are and their axes; None for the conventions of Flax.
       head: path pattern of output heads, on top of those that routing recognises by name.
+      mesh: on which the parameters lie; see `momentax.on_mesh`.
+      param_specs: their partitions; see `momentax.on_mesh`.
 
     Raises:
       ValueError: a coefficient out of range, or a leaf that cannot be told.
@@ -114,4 +118,10 @@ def fismo(
         scale_by_adam(0.9, 0.95, 1e-10, mu_dtype=mu_dtype),
         take_step(rest_learning_rate, weight_decay, weight_decay_mask),
     )
-    return partition_by_rule({"matrix": matrices, "rest": adamw if rest is None else rest}, routing, head=head)
+    return partition_by_rule(
+        {"matrix": matrices, "rest": adamw if rest is None else rest},
+        routing,
+        head=head,
+        mesh=mesh,
+        param_specs=param_specs,
+    )

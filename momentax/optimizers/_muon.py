@@ -49,6 +49,8 @@ def muon(
     mu_dtype: Any = None,
     routing: Routing | None = None,
     head: str | None = None,
+    mesh: Any = None,
+    param_specs: Any = None,
 ) -> optax.GradientTransformationExtraArgs:
     """Muon for matrices, AdamW for the rest. Defaults of the official code.
 
@@ -73,6 +75,8 @@ def muon(
       mu_dtype: dtype of the averages; None means the leaf's own, float32 for half precision.
       routing: states what leaves are and their axes; None for the conventions of Flax.
       head: path pattern of output heads, on top of those that routing recognises by name.
+      mesh: on which the parameters lie; see `momentax.on_mesh`.
+      param_specs: their partitions; see `momentax.on_mesh`.
 
     Raises:
       ValueError: a coefficient out of range, or a leaf that cannot be told.
@@ -98,4 +102,10 @@ def muon(
         scale_by_adam(0.9, 0.95, 1e-10, mu_dtype=mu_dtype),
         take_step(rest_learning_rate, weight_decay, weight_decay_mask),
     )
-    return partition_by_rule({"matrix": matrices, "rest": adamw if rest is None else rest}, routing, head=head)
+    return partition_by_rule(
+        {"matrix": matrices, "rest": adamw if rest is None else rest},
+        routing,
+        head=head,
+        mesh=mesh,
+        param_specs=param_specs,
+    )

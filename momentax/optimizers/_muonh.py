@@ -54,6 +54,8 @@ def muonh(
     mu_dtype: Any = None,
     routing: Routing | None = None,
     head: str | None = None,
+    mesh: Any = None,
+    param_specs: Any = None,
 ) -> optax.GradientTransformationExtraArgs:
     """MuonH for matrices, AdamH for output heads, AdamW for the rest. Defaults as in the runs of the code.
 
@@ -79,6 +81,8 @@ def muonh(
       mu_dtype: dtype of M and of the average gradients; None means the leaf's own, float32 for half precision.
       routing: states what leaves are and their axes; None for the conventions of Flax.
       head: path pattern of output heads, on top of those that routing recognises by name.
+      mesh: on which the parameters lie; see `momentax.on_mesh`.
+      param_specs: their partitions; see `momentax.on_mesh`.
 
     Raises:
       ValueError: a coefficient out of range, a matrix or head that starts at zero, or a leaf that cannot be told.
@@ -116,4 +120,4 @@ def muonh(
 
     adamw = optax.chain(adam, take_step(rest_learning_rate))
     parts = {"matrix": matrices, "head": heads, "rest": adamw if rest is None else rest}
-    return partition_by_rule(parts, routing, head=head)
+    return partition_by_rule(parts, routing, head=head, mesh=mesh, param_specs=param_specs)

@@ -50,6 +50,8 @@ def namo(
     mu_dtype: Any = None,
     routing: Routing | None = None,
     head: str | None = None,
+    mesh: Any = None,
+    param_specs: Any = None,
 ) -> optax.GradientTransformationExtraArgs:
     """NAMO for matrices, AdamW for the rest. Defaults of the official code.
 
@@ -76,6 +78,8 @@ def namo(
       mu_dtype: dtype of the averages; None means the leaf's own, float32 for half precision.
       routing: states what leaves are and their axes; None for the conventions of Flax.
       head: path pattern of output heads, on top of those that routing recognises by name.
+      mesh: on which the parameters lie; see `momentax.on_mesh`.
+      param_specs: their partitions; see `momentax.on_mesh`.
 
     Raises:
       ValueError: a coefficient out of range, an unknown choice, missing `params`, or a leaf that cannot be told.
@@ -111,4 +115,10 @@ def namo(
         scale_by_adam(0.9, 0.95, 1e-8, eps_hat=True, mu_dtype=mu_dtype),
         take_step(rest_rate, weight_decay, weight_decay_mask),
     )
-    return partition_by_rule({"matrix": matrices, "rest": adamw if rest is None else rest}, routing, head=head)
+    return partition_by_rule(
+        {"matrix": matrices, "rest": adamw if rest is None else rest},
+        routing,
+        head=head,
+        mesh=mesh,
+        param_specs=param_specs,
+    )

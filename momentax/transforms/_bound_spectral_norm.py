@@ -40,9 +40,9 @@ from jax.sharding import PartitionSpec
 
 from momentax import checks, leaves, scalars
 from momentax.linalg import coefficients, newton_schulz, polar, power_iteration, singular_value_range
-from momentax.matrices import fans, fold, matrices
+from momentax.matrices import fans, fold, map_stacks, matrices
 from momentax.routing import Routing
-from momentax.sharding import carry, distribute
+from momentax.sharding import carry
 from momentax.typing import Count, ScalarOrSchedule
 
 NAME = "bound_spectral_norm"
@@ -112,6 +112,9 @@ def bound_spectral_norm(
     def compute(stack):
         return factor(stack if compute_dtype is None else stack.astype(compute_dtype)).astype(stack.dtype)
 
+    def unit_factor(stack):
+        return compute(_unit(stack))
+
     def init(params):
         read = matrices(NAME, params, routing)
         count = jnp.zeros([], jnp.int32)
@@ -124,26 +127,22 @@ def bound_spectral_norm(
         del extra_args
         read = matrices(NAME, updates, routing)
         flat, treedef = jax.tree.flatten(read.apart(updates))
-        folded = [fold(x.astype(leaves.compute_dtype(x)), rule) for x, rule in zip(flat, read.rules, strict=True)]
-        stacks = [_unit(stack) for stack, _ in folded]
+        gradients = [x.astype(leaves.compute_dtype(x)) for x in flat]
         top = state.top
-        if tangent:
+        if tangent and flat:
             params = leaves.require_params(NAME, params)
             leaves.leaves_like(NAME, updates, params)
-            weights = jax.tree.leaves(read.apart(params))
-            weights = [fold(w.astype(x.dtype), rule)[0] for w, x, rule in zip(weights, stacks, read.rules, strict=True)]
+            weights = [w.astype(x.dtype) for w, x in zip(jax.tree.leaves(read.apart(params)), gradients, strict=True)]
             starts = scalars.unpack(NAME, state.top, _shapes(read.apart(updates), read.rules))
-            pairs = [carry(_top_pair, w, start, places=[_whole] * 2) for w, start in zip(weights, starts, strict=True)]
-            top = scalars.pack([new.astype(state.top.dtype) for _, new in pairs]) if pairs else state.top
-            results = _tangent(compute, stacks, [pair for pair, _ in pairs]) if pairs else []  # (3)
+            results, starts = _tangent(compute, read, gradients, weights, starts)  # (3)
+            top = scalars.pack([start.astype(state.top.dtype) for start in starts])
         else:
-            results = distribute(compute, stacks, cost=_cost)  # (1)
+            results = read.map(NAME, unit_factor, gradients)  # (1)
         size = leaves.value_at(kappa, state.count)
         new = []
-        for result, (_, back), x, rule in zip(results, folded, flat, read.rules, strict=True):
-            fan_in, fan_out = fans(x.shape, rule)
+        for result, x, (fan_in, fan_out) in zip(results, flat, read.fans(flat), strict=True):
             scale = jnp.asarray(size * math.sqrt(fan_out / fan_in), result.dtype)  # (2)
-            new.append(back(scale * result).astype(x.dtype))
+            new.append((scale * result).astype(x.dtype))
         updates = read.together(jax.tree.unflatten(treedef, new))
         return updates, BoundSpectralNormState(leaves.next_count(state.count), top)
 
@@ -168,11 +167,6 @@ def _bounded(method, steps, compute_dtype, precision):
     return functools.partial(
         newton_schulz, steps=steps, coefficients=(*table[:-1], last), form="auto", precision=precision
     )
-
-
-def _cost(m: int, n: int) -> float:
-    """Operations of one matrix up to a factor that all share."""
-    return max(m, n) * min(m, n) ** 2
 
 
 def _shapes(tree, rules) -> list[tuple[int, ...]]:
@@ -202,8 +196,14 @@ def _top_pair(w, start):
     return jnp.where(stands_out, pair, jnp.zeros_like(pair)), jnp.stack([v, below], axis=1)
 
 
-def _tangent(compute, stacks, pairs):
-    """(3) for x of Frobenius norm 1; numbers that belong to matrices are in one vector. Where u v' = 0 it is (1)."""
+def _tangent(compute, read, gradients, weights, starts):
+    """(3) for each leaf, and the next starts. Numbers that belong to matrices are in one vector."""
+    folded = [fold(x, rule, place) for x, rule, place in zip(gradients, read.rules, read.places, strict=True)]
+    stacks, places = [_unit(stack) for stack, _, _ in folded], [place for _, place, _ in folded]
+    tops = []
+    for w, rule, place, start in zip(weights, read.rules, read.places, starts, strict=True):
+        tops.append(carry(_top_pair, fold(w, rule, place)[0], start, places=[_whole] * 2))
+    pairs = [pair for pair, _ in tops]
     shapes = [(x.shape[0], 1, 1) for x in stacks]
     tangential = [_unit_or_zero(x - _along(x, pair) * pair) for x, pair in zip(stacks, pairs, strict=True)]
 
@@ -216,7 +216,7 @@ def _tangent(compute, stacks, pairs):
 
     def factors_at(nu):
         shifted = [x + n * pair for x, n, pair in zip(tangential, of_each(nu), pairs, strict=True)]
-        factors = distribute(compute, shifted, cost=_cost)
+        factors = map_stacks(NAME, compute, shifted, places)
         return factors, numbers([_along(o, pair) for o, pair in zip(factors, pairs, strict=True)])
 
     def halve(_, ends):
@@ -229,8 +229,9 @@ def _tangent(compute, stacks, pairs):
     below, above = jax.lax.fori_loop(0, BISECTIONS, halve, (-bound, bound))
     lower, f_lower = factors_at(below)
     upper, f_upper = factors_at(above)
-    shares = of_each(jnp.clip(f_upper / scalars.nonzero(f_upper - f_lower), 0, 1))
-    return [t * a + (1 - t) * b for t, a, b in zip(shares, lower, upper, strict=True)]
+    shares = of_each(jnp.clip(f_upper / scalars.nonzero(f_upper - f_lower), 0, 1))  # where u v' = 0 it is (1)
+    mixed = [t * a + (1 - t) * b for t, a, b in zip(shares, lower, upper, strict=True)]
+    return [unfold(x) for x, (_, _, unfold) in zip(mixed, folded, strict=True)], [start for _, start in tops]
 
 
 def _along(x, pair):

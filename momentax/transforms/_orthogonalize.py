@@ -40,9 +40,9 @@ import optax
 
 from momentax import checks, leaves
 from momentax.linalg import coefficients, newton_schulz, polar, singular_value_range
-from momentax.matrices import fold, matrices
+from momentax.matrices import matrices
 from momentax.routing import Routing
-from momentax.sharding import distribute, plan_batches
+from momentax.sharding import stating
 from momentax.typing import Count
 
 HALF_SAFETY = 1.02  # in half precision, where Polar Express without it lets one matrix in some grow without bound
@@ -70,6 +70,9 @@ def orthogonalize(
     input_dtype: Any = None,
     precision: Any = "highest",
     routing: Routing | None = None,
+    mesh: Any = None,
+    param_specs: Any = None,
+    wire_dtype: Any = None,
 ) -> optax.GradientTransformationExtraArgs:
     """Replaces each matrix by (an approximation of) its polar factor.
 
@@ -91,9 +94,13 @@ def orthogonalize(
       input_dtype: dtype to which updates are rounded first; None does not round. The code of MuonH rounds to bfloat16.
       precision: of the products, as in `jax.lax.Precision`; "highest" does not let accelerators round float32.
       routing: states the axes of matrices and stacks; None for the conventions of Flax.
+      mesh: on which the leaves lie, where they do not show it; see `momentax.on_mesh`.
+      param_specs: their partitions; see `momentax.on_mesh`.
+      wire_dtype: dtype in which matrices travel between devices; None is `compute_dtype`, and with it the leaf's own.
 
     Raises:
-      ValueError: an unknown table or normalisation, a leaf that is no matrix, or one whose axes cannot be told.
+      ValueError: an unknown table or normalisation, a leaf that is no matrix, one whose axes cannot be told, or
+        partitions that fit neither the leaves nor the mesh.
       TypeError: a leaf is not floating, or complex.
 
     Example:
@@ -108,7 +115,7 @@ def orthogonalize(
     """
     checks.check_choice("orthogonalize", "normalize", normalize, (None, "frobenius", "schatten", "spectral", "aol"))
     checks.check_steps("orthogonalize", steps=steps)
-    checks.check_dtype("orthogonalize", compute_dtype=compute_dtype, input_dtype=input_dtype)
+    checks.check_dtype("orthogonalize", compute_dtype=compute_dtype, input_dtype=input_dtype, wire_dtype=wire_dtype)
     checks.check_non_negative("orthogonalize", eps=eps)
     named = not callable(method) and not (isinstance(method, str) and method == "exact")
     if normalize is None:
@@ -125,23 +132,25 @@ def orthogonalize(
         options = dict(normalize=normalize, eps=eps, form="auto", precision=precision)
         return newton_schulz(x, steps, table, **options).astype(stack.dtype)
 
+    # what a table rounds to compute_dtype anyway may travel so
+    travels = wire_dtype if wire_dtype is not None else compute_dtype if named else None
+
+    def read(tree):
+        return matrices("orthogonalize", tree, routing)
+
     def init(params):
-        matrices("orthogonalize", params, routing)
+        with stating("orthogonalize", params, mesh, param_specs):
+            read(params)
         return OrthogonalizeState(count=jnp.zeros([], jnp.int32))
 
     def update(updates, state, params=None, **extra_args):
         del params, extra_args
-        flat, treedef = jax.tree.flatten(updates)
-        read = matrices("orthogonalize", updates, routing)
-        stacks, back = [], []
-        for u, rule in zip(jax.tree.leaves(read.apart(updates)), read.rules, strict=True):
-            stack, unfold = fold(u if input_dtype is None else u.astype(input_dtype).astype(u.dtype), rule)
-            stacks.append(stack)
-            back.append(unfold)
-        plan = plan_batches(stacks, transposes=not callable(method))
-        results = distribute(compute, stacks, plan, _cost)
-        new = [unfold(result) for unfold, result in zip(back, results, strict=True)]
-        updates = read.together(jax.tree.unflatten(treedef, new))
+        with stating("orthogonalize", updates, mesh, param_specs):
+            stacks = read(updates)
+        flat, treedef = jax.tree.flatten(stacks.apart(updates))
+        rounded = flat if input_dtype is None else [u.astype(input_dtype).astype(u.dtype) for u in flat]
+        new = stacks.map("orthogonalize", compute, rounded, transposes=not callable(method), wire_dtype=travels)
+        updates = stacks.together(jax.tree.unflatten(treedef, new))
         return updates, OrthogonalizeState(leaves.next_count(state.count))
 
     return optax.GradientTransformationExtraArgs(init, update)
@@ -164,8 +173,3 @@ def _runs_away(table: Any) -> bool:
     """Whether singular values a little above 1, where rounding in half precision brings them, end far above."""
     (_, usual), (_, beyond) = (singular_value_range(table, 0.0, upper) for upper in (1.0, 1.01))
     return beyond > 1.1 * usual
-
-
-def _cost(m: int, n: int) -> float:
-    """Operations of one matrix up to a factor that all share."""
-    return max(m, n) * min(m, n) ** 2

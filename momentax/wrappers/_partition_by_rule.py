@@ -21,13 +21,19 @@ import optax
 
 from momentax import checks, leaves
 from momentax.routing import Routing, Rule, resolve
+from momentax.wrappers._on_mesh import on_mesh
 
 KINDS = ("matrix", "head", "embedding", "vector", "rest")
 Part: TypeAlias = optax.GradientTransformation | Callable[[Any], optax.GradientTransformation]
 
 
 def partition_by_rule(
-    transforms: Mapping[str, Part], routing: Routing | None = None, *, head: str | None = None
+    transforms: Mapping[str, Part],
+    routing: Routing | None = None,
+    *,
+    head: str | None = None,
+    mesh: Any = None,
+    param_specs: Any = None,
 ) -> optax.GradientTransformationExtraArgs:
     """Gives each kind of leaf to its own transformation.
 
@@ -37,6 +43,8 @@ def partition_by_rule(
         no biases beside its leaves. Leaves without entries are given to "rest".
       routing: states what leaves are and their axes; None for the conventions of Flax.
       head: path pattern of output heads, on top of those that routing recognises by name.
+      mesh: on which the parameters lie; see `momentax.on_mesh`.
+      param_specs: their partitions; see `momentax.on_mesh`.
 
     Returns:
       A transformation whose state is that of `optax.partition`.
@@ -85,7 +93,8 @@ def partition_by_rule(
         leaves.leaves_like("partition_by_rule", updates, params)
         return parts(updates).update(updates, state, params, **extra_args)
 
-    return optax.GradientTransformationExtraArgs(init, update)
+    whole = optax.GradientTransformationExtraArgs(init, update)
+    return whole if mesh is None and param_specs is None else on_mesh(whole, mesh, param_specs)
 
 
 def _label(transforms: Mapping[str, Part], path: str, leaf: Any, rule: Rule) -> str:

@@ -27,6 +27,7 @@ that is not finite becomes NaN and stays so; `optax.apply_if_finite` keeps it ou
 notice.
 """
 
+import dataclasses
 import functools
 from typing import Any, NamedTuple
 
@@ -37,9 +38,9 @@ from jax.sharding import PartitionSpec
 
 from momentax import checks, leaves, scalars
 from momentax.linalg import inverse_root
-from momentax.matrices import fans, fold, matrices
+from momentax.matrices import Matrices, fans, fold, map_stacks, matrices
 from momentax.routing import Routing, Rule
-from momentax.sharding import carry, distribute
+from momentax.sharding import carry
 from momentax.typing import Count, ScalarOrSchedule, Transformation
 
 NAME = "whiten_by_fisher"
@@ -124,7 +125,7 @@ def whiten_by_fisher(
     def update(updates, state, params=None, **extra_args):
         read = matrices(NAME, updates, routing)
         apart, structure = read.apart(updates), jax.tree.structure(updates)
-        stacks, backs = _stacks(apart, read.rules)
+        stacks, backs = _stacks(apart, read)
         shapes = _shapes(apart, read.rules, max_dim)
         p, q = _unpack(state.factors, shapes, stacks)
         p_root, q_root = _unpack(state.roots, shapes, stacks)
@@ -140,12 +141,13 @@ def whiten_by_fisher(
 
         def roots(factors, old):
             def fresh(factors, _):
-                return distribute(inverse_square_root, factors, cost=_cost)
+                places = [dataclasses.replace(place, spec=PartitionSpec()) for place in read.places]  # whole everywhere
+                return map_stacks(NAME, inverse_square_root, factors, places, cost=_cost)
 
             return fresh(factors, old) if update_every == 1 else jax.lax.cond(due, fresh, _second, factors, old)
 
         def whiten(tree):
-            inputs, _ = _stacks(read.apart(tree), read.rules)
+            inputs, _ = _stacks(read.apart(tree), read)
             whitened = [
                 carry(_sandwich, x, *pair, places=[lambda spec: spec])[0]
                 for x, *pair in zip(inputs, p_root, q_root, strict=True)
@@ -164,12 +166,11 @@ def whiten_by_fisher(
     return optax.GradientTransformationExtraArgs(init, update)
 
 
-def _stacks(tree: Any, rules: tuple[Rule, ...]) -> tuple[list[jax.Array], list[Any]]:
+def _stacks(tree: Any, read: Matrices) -> tuple[list[jax.Array], list[Any]]:
     """The leaves as matrices (stack, in, out) in their compute dtype, and the ways back."""
-    folded = [
-        fold(x.astype(leaves.compute_dtype(x)), rule) for x, rule in zip(jax.tree.leaves(tree), rules, strict=True)
-    ]
-    return [stack for stack, _ in folded], [back for _, back in folded]
+    arrays = [x.astype(leaves.compute_dtype(x)) for x in jax.tree.leaves(tree)]
+    folded = list(map(fold, arrays, read.rules, read.places))
+    return [stack for stack, _, _ in folded], [back for _, _, back in folded]
 
 
 def _shapes(tree: Any, rules: tuple[Rule, ...], max_dim: int | None) -> list[tuple[int, ...]]:

@@ -53,6 +53,16 @@ CASES = [
         ),
     ),
     Case(
+        "momentax.on_mesh",
+        momentax.on_mesh,
+        dict(inner=momentax.scale_by_adam(b2=0.99)),
+        Traits(
+            static_args=("wire_dtype",),
+            static_choices={"layout": "diagonal"},
+            parts=("scale_by_adam",),
+        ),
+    ),
+    Case(
         "momentax.clip_spikes",
         momentax.clip_spikes,
         dict(inner=momentax.scale_by_adam(b2=0.99), threshold=2.0, clip_after=2),
