@@ -2,6 +2,7 @@
 
 from momentax.sharding._carry import carry as carry
 from momentax.sharding._distribute import distribute as distribute
+from momentax.sharding._placed import placed as placed
 from momentax.sharding._places import Place as Place
 from momentax.sharding._places import place_of as place_of
 from momentax.sharding._places import stated as stated
@@ -10,6 +11,7 @@ from momentax.sharding._plan import Layout as Layout
 from momentax.sharding._plan import Plan as Plan
 from momentax.sharding._plan import plan_matrices as plan_matrices
 from momentax.sharding._specs import resolve_specs as resolve_specs
+from momentax.sharding._state_shardings import check_memory as check_memory
 from momentax.sharding._state_shardings import state_shardings as state_shardings
 from momentax.sharding._strata import MANY as MANY
 from momentax.sharding._strata import Strata as Strata

@@ -8,12 +8,18 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+from jax.extend.core import Primitive
 from jax.sharding import NamedSharding, PartitionSpec
 
 from momentax.sharding._places import Place, auto_axes, stated, tell_hidden
 from momentax.sharding._plan import Cost, Group, Layout, Plan, plan_matrices
 
 Function = Callable[[jax.Array], jax.Array]
+
+
+distribute_p = Primitive("distribute")  # an operation of its own where a program is traced for shards
+distribute_p.multiple_results = True
+distribute_p.def_abstract_eval(lambda *arrays, run, lies: list(arrays))
 
 
 def distribute(
@@ -67,6 +73,8 @@ def distribute(
     run = functools.partial(_run, function, plan, layouts, wire_dtype, hidden if assumed else None)
     if place.mesh is None:
         return list(run(*arrays))
+    if place.inside:
+        return distribute_p.bind(*arrays, run=run, lies=tuple(layout.shards for layout in layouts))
     specs = tuple(place.spec for place in places)
     # results that are gathered are the same on all devices, which types cannot always tell
     names = set(place.sizes)
@@ -144,7 +152,7 @@ def _gathered(
     if move > 1:
         x = jax.lax.all_to_all(x.reshape(move, -1, *local), group.move, 0, 0)
     if gather > 1:
-        x = jax.lax.all_gather(x, group.gather)
+        x = jax.lax.all_gather(x, group.gather, to="invarying")
     # (gather..., move..., k, *local) -> (k, mesh axes of the first dim..., its local length, ...)
     names = group.gather + group.move
     apart = (*(plan.sizes[name] for name in names), group.capacity, *local)

@@ -5,14 +5,13 @@ import contextvars
 import dataclasses
 import math
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import jax
 from jax.sharding import AxisType, PartitionSpec
 
-from momentax.leaves import leaf_path
-from momentax.sharding._specs import axes_of, resolve_specs
+from momentax.sharding._specs import axes_of
 
 
 @dataclasses.dataclass(frozen=True)
@@ -24,12 +23,14 @@ class Stated:
       specs: from the path of a leaf to its partition; None: types show it.
       wire_dtype: dtype in which matrices travel; None: that of the technique.
       layout: "fully_sharded", or None.
+      inside: whether whole arrays are traced for shards inside `jax.shard_map` (`on_shards`).
     """
 
     mesh: Any = None
     specs: Mapping[str, PartitionSpec] | None = None
     wire_dtype: Any = None
     layout: str | None = None
+    inside: bool = False
 
 
 NOTHING = Stated()
@@ -37,33 +38,9 @@ _STATED: contextvars.ContextVar[Stated] = contextvars.ContextVar("momentax_state
 
 
 @contextlib.contextmanager
-def stating(
-    function: str,
-    tree: Any,
-    mesh: Any = None,
-    param_specs: Any = None,
-    wire_dtype: Any = None,
-    layout: str | None = None,
-) -> Iterator[None]:
-    """Within this context the leaves of `tree` lie as stated; None leaves what was stated around it.
-
-    Raises:
-      ValueError, TypeError: as `resolve_specs`.
-    """
-    around = _STATED.get()
-    specs = around.specs
-    if mesh is not None or param_specs is not None:
-        mesh, found = resolve_specs(function, tree, mesh, param_specs)
-        paths = [leaf_path(path) for path, _ in jax.tree_util.tree_leaves_with_path(tree)]
-        specs = dict(zip(paths, found, strict=True))
-    token = _STATED.set(
-        Stated(
-            around.mesh if mesh is None else mesh,
-            specs,
-            around.wire_dtype if wire_dtype is None else wire_dtype,
-            around.layout if layout is None else layout,
-        )
-    )
+def stating(**what: Any) -> Iterator[None]:
+    """Within this context leaves lie as stated: fields of `Stated`; what is None leaves what was stated around it."""
+    token = _STATED.set(dataclasses.replace(_STATED.get(), **{k: v for k, v in what.items() if v is not None}))
     try:
         yield
     finally:
@@ -83,18 +60,22 @@ class Place:
       mesh: None: on one device, or nobody can tell.
       spec: its partition over the axes of `mesh`.
       hidden: a mesh of several devices on which it lies, nobody can tell how.
+      inside: whether its shards are those of a `jax.shard_map` around the code.
     """
 
     mesh: Any = None
     spec: PartitionSpec = PartitionSpec()
     hidden: Any = None
+    inside: bool = False
 
     @property
     def sizes(self) -> dict[str, int]:
-        """Devices of each mesh axis over which collectives may go: explicit ones, or those that nobody has taken."""
+        """Devices of each mesh axis over which collectives may go."""
         if self.mesh is None:
             return {}
         kinds = dict(zip(self.mesh.axis_names, self.mesh.axis_types, strict=True))
+        if self.inside:
+            return {name: self.mesh.shape[name] for name, kind in kinds.items() if kind == AxisType.Manual}
         explicit = [name for name, kind in kinds.items() if kind == AxisType.Explicit]
         free = explicit or [name for name, kind in kinds.items() if kind == AxisType.Auto]
         return {name: self.mesh.shape[name] for name in free}
@@ -112,7 +93,7 @@ def place_of(path: str, x: jax.Array) -> Place:
     spec = None if stated.specs is None else stated.specs.get(path)
     if spec is not None:
         mesh = seen if stated.mesh is None else stated.mesh
-        return Place(mesh, _fitting(spec, x, mesh))
+        return Place(mesh, fitting(spec, x.shape, mesh.shape), inside=stated.inside)
     if AxisType.Explicit in seen.axis_types:
         return Place(seen, jax.typeof(x).sharding.spec)
     return Place(hidden=seen if isinstance(x, jax.core.Tracer) and auto_axes(seen) else None)
@@ -124,12 +105,10 @@ def auto_axes(mesh: Any) -> tuple[str, ...]:
     return tuple(name for name, kind in kinds if kind == AxisType.Auto and mesh.shape[name] > 1)
 
 
-def _fitting(spec: PartitionSpec, x: jax.Array, mesh: Any) -> PartitionSpec:
+def fitting(spec: PartitionSpec, shape: Sequence[int], sizes: Mapping[str, int]) -> PartitionSpec:
     """The partition of what stands for a leaf in a technique: a shorter one is whole along axes that it cannot cut."""
-    entries = []
-    for axis, entry in enumerate(spec[: x.ndim]):
-        cut = math.prod(mesh.shape[name] for name in axes_of(entry))
-        entries.append(entry if x.shape[axis] % cut == 0 else None)
+    cuts = [math.prod(sizes[name] for name in axes_of(entry)) for entry in spec]
+    entries = [entry if n % cut == 0 else None for entry, n, cut in zip(spec, shape, cuts, strict=False)]
     return PartitionSpec(*entries)
 
 

@@ -163,7 +163,7 @@ def plan_matrices(
     batches: dict[tuple, list[int]] = {}
     for position, group in enumerate(groups):
         shape = tuple(sorted(group.matrix)) if transposes else group.matrix
-        batches.setdefault((shape, group.dtype, group.dealt), []).append(position)
+        batches.setdefault((shape, group.dtype, group.dealt, group.stacked), []).append(position)
     return Plan(tuple(groups), tuple(map(tuple, batches.values())), sizes)
 
 

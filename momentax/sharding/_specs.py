@@ -1,6 +1,7 @@
 """Where parameters lie, from what a user says of it: one partition for each leaf, checked before JAX sees it."""
 
 import math
+from collections.abc import Collection
 from typing import Any
 
 import jax
@@ -13,7 +14,7 @@ from momentax.typing import Params
 
 
 def resolve_specs(
-    function: str, params: Params, mesh: Any = None, param_specs: Any = None
+    function: str, params: Params, mesh: Any = None, param_specs: Any = None, taken: Collection[str] = ()
 ) -> tuple[Any, list[PartitionSpec]]:
     """The mesh, and for each leaf of `params` its partition, in flattening order.
 
@@ -24,6 +25,7 @@ def resolve_specs(
       param_specs: tree of PartitionSpec or NamedSharding like the parameters or a prefix of them, or a function
         (path, leaf) of one, the path as `momentax.leaves.leaf_path` spells it. A spec of None is PartitionSpec(). None:
         the NamedShardings of the parameters themselves.
+      taken: mesh axes of a `jax.shard_map` around the call, over which the leaves are divided already.
 
     Returns:
       The mesh and the partitions as they were given, so not longer than the rank and perhaps shorter; (mesh, []) for a
@@ -57,7 +59,7 @@ def resolve_specs(
     mesh = _one_mesh(function, mesh, [(path, place) for (path, _), place in zip(named, given, strict=True)])
     specs = [place.spec if isinstance(place, NamedSharding) else place or PartitionSpec() for place in given]
     for (path, leaf), spec in zip(named, specs, strict=True):
-        _check_fit(function, path, jnp.shape(leaf), mesh, spec)
+        _check_fit(function, path, jnp.shape(leaf), mesh, spec, taken)
     return mesh, specs
 
 
@@ -166,7 +168,9 @@ def _shape(mesh: Any) -> str:
     return "a mesh of " + " x ".join(f"{name}={size}" for name, size in mesh.shape.items())
 
 
-def _check_fit(function: str, path: str, shape: tuple[int, ...], mesh: Any, spec: PartitionSpec) -> None:
+def _check_fit(
+    function: str, path: str, shape: tuple[int, ...], mesh: Any, spec: PartitionSpec, taken: Collection[str]
+) -> None:
     where = f"{function}: the partition {spec} of leaf '{path}' of shape {shape}"
     if len(spec) > len(shape):
         raise ValueError(
@@ -183,7 +187,7 @@ def _check_fit(function: str, path: str, shape: tuple[int, ...], mesh: Any, spec
             if name in used:
                 raise ValueError(f"{where} uses mesh axis {name!r} twice: one axis divides an array once.")
             used.add(name)
-        devices = math.prod(mesh.shape[name] for name in names)
+        devices = math.prod(mesh.shape[name] for name in names if name not in taken)
         if shape[axis] % devices:
             raise ValueError(
                 f"{where} divides axis {axis}, of length {shape[axis]}, over {devices} devices: JAX needs a multiple. "

@@ -51,7 +51,8 @@ def state_shardings(
     mesh, specs = resolve_specs("state_shardings", params, mesh, param_specs)
     if mesh is None:
         raise ValueError("state_shardings: parameters without leaves lie on no mesh: give `mesh`.")
-    _check_memory(mesh, memory_kind)
+    if memory_kind is not None and isinstance(mesh, Mesh):
+        check_memory("state_shardings", mesh.devices.flat[0], memory_kind)
     flat, treedef = jax.tree.flatten(params)
     placed = [
         jax.ShapeDtypeStruct(jnp.shape(leaf), jnp.result_type(leaf), sharding=NamedSharding(mesh, spec))
@@ -80,13 +81,11 @@ def _along(shape: tuple[int, ...], whole: tuple[int, ...], spec: PartitionSpec, 
     )
 
 
-def _check_memory(mesh: Any, memory_kind: str | None) -> None:
-    if memory_kind is None or not isinstance(mesh, Mesh):
-        return
-    device = mesh.devices.flat[0]
+def check_memory(function: str, device: Any, memory_kind: str) -> None:
+    """Raises `ValueError` unless devices of this kind have the memory."""
     kinds = [memory.kind for memory in device.addressable_memories()]
     if memory_kind not in kinds:
         raise ValueError(
-            f"state_shardings: devices of platform '{device.platform}' have no memory {memory_kind!r}; they have "
-            f"{', '.join(map(repr, kinds))}. Name one of these, or leave `memory_kind` out."
+            f"{function}: devices of platform '{device.platform}' have no memory {memory_kind!r}; they have "
+            f"{', '.join(map(repr, kinds))}. Keep the state in one of these."
         )

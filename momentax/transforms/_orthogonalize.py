@@ -42,7 +42,7 @@ from momentax import checks, leaves
 from momentax.linalg import coefficients, newton_schulz, polar, singular_value_range
 from momentax.matrices import matrices
 from momentax.routing import Routing
-from momentax.sharding import stating
+from momentax.sharding import placed
 from momentax.typing import Count
 
 HALF_SAFETY = 1.02  # in half precision, where Polar Express without it lets one matrix in some grow without bound
@@ -135,25 +135,21 @@ def orthogonalize(
     # what a table rounds to compute_dtype anyway may travel so
     travels = wire_dtype if wire_dtype is not None else compute_dtype if named else None
 
-    def read(tree):
-        return matrices("orthogonalize", tree, routing)
-
     def init(params):
-        with stating("orthogonalize", params, mesh, param_specs):
-            read(params)
+        matrices("orthogonalize", params, routing)
         return OrthogonalizeState(count=jnp.zeros([], jnp.int32))
 
     def update(updates, state, params=None, **extra_args):
         del params, extra_args
-        with stating("orthogonalize", updates, mesh, param_specs):
-            stacks = read(updates)
+        stacks = matrices("orthogonalize", updates, routing)
         flat, treedef = jax.tree.flatten(stacks.apart(updates))
         rounded = flat if input_dtype is None else [u.astype(input_dtype).astype(u.dtype) for u in flat]
         new = stacks.map("orthogonalize", compute, rounded, transposes=not callable(method), wire_dtype=travels)
         updates = stacks.together(jax.tree.unflatten(treedef, new))
         return updates, OrthogonalizeState(leaves.next_count(state.count))
 
-    return optax.GradientTransformationExtraArgs(init, update)
+    tx = optax.GradientTransformationExtraArgs(init, update)
+    return tx if mesh is None and param_specs is None else placed("orthogonalize", tx, mesh, param_specs)
 
 
 def _table(method: Any, steps: int, safety: float | None, half: bool) -> Any:

@@ -21,7 +21,7 @@ from typing import Any
 import optax
 
 from momentax import checks
-from momentax.sharding import stating
+from momentax.sharding import placed
 from momentax.typing import Transformation
 
 NAME = "on_mesh"
@@ -67,17 +67,4 @@ def on_mesh(
     checks.check_transformation(NAME, "inner", inner)
     checks.check_dtype(NAME, wire_dtype=wire_dtype)
     checks.check_choice(NAME, "layout", layout, (None, "fully_sharded"))
-    wrapped = optax.with_extra_args_support(inner)
-
-    def known(tree):
-        return stating(NAME, tree, mesh, param_specs, wire_dtype, layout)
-
-    def init(params):
-        with known(params):
-            return wrapped.init(params)
-
-    def update(updates, state, params=None, **extra_args):
-        with known(updates):  # (1)
-            return wrapped.update(updates, state, params, **extra_args)
-
-    return optax.GradientTransformationExtraArgs(init, update)
+    return placed(NAME, inner, mesh, param_specs, wire_dtype, layout)

@@ -1,0 +1,128 @@
+"""A transformation that knows where the parameters lie: outside `jax.shard_map`, and inside it."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+from jax.sharding import AxisType, PartitionSpec
+
+from momentax.leaves import leaf_path
+from momentax.sharding._on_shards import Lies, on_shards, whole_shape
+from momentax.sharding._places import Place, fitting, stating
+from momentax.sharding._specs import axes_of, resolve_specs
+from momentax.slots import mirrored
+from momentax.typing import Transformation
+
+
+def placed(
+    function: str,
+    inner: Transformation,
+    mesh: Any = None,
+    param_specs: Any = None,
+    wire_dtype: Any = None,
+    layout: str | None = None,
+) -> optax.GradientTransformationExtraArgs:
+    """`inner`, with the arguments of `momentax.on_mesh`; `function` is the name for errors."""
+    wrapped = optax.with_extra_args_support(inner)
+    wire_dtype = None if wire_dtype is None else jnp.dtype(wire_dtype)
+
+    def situation(tree):
+        """The mesh, the partitions, and whether the leaves are shards of a `jax.shard_map` around this call."""
+        if mesh is None and param_specs is None:
+            return None, None, False
+        around = jax.sharding.get_abstract_mesh()
+        manual = {n for n, kind in zip(around.axis_names, around.axis_types, strict=True) if kind == AxisType.Manual}
+        at, specs = resolve_specs(function, tree, around if manual else mesh, param_specs, manual)
+        names = {name for spec in specs for entry in spec for name in axes_of(entry)}
+        if names - manual and names & manual:
+            raise ValueError(
+                f"{function}: the partitions name the mesh axes {sorted(names)}, of which jax.shard_map around the "
+                f"update has taken {sorted(names & manual)} alone: let it take all of them, or none."
+            )
+        return at, specs, bool(manual) and names <= manual
+
+    def stated_of(tree, at, specs, inside=None):
+        paths = [leaf_path(path) for path, _ in jax.tree_util.tree_leaves_with_path(tree)]
+        by_path = None if specs is None else dict(zip(paths, specs, strict=True))
+        return stating(mesh=at, specs=by_path, wire_dtype=wire_dtype, layout=layout, inside=inside)
+
+    def init(params):
+        at, specs, inside = situation(params)
+
+        def started(params):
+            with stated_of(params, at, specs, inside or None):
+                return wrapped.init(params)
+
+        if not inside:
+            return started(params)
+        shards = _Shards(params, specs, Place(at, inside=True).sizes)
+        return on_shards(started, shards.sizes, (params,), shards.lies, shards.state)
+
+    def update(updates, state, params=None, **extra_args):
+        at, specs, inside = situation(updates)
+
+        def started(params):
+            with stated_of(params, at, specs, inside or None):
+                return wrapped.init(params)
+
+        def updated(updates, state, params, extra_args):
+            with stated_of(updates, at, specs, inside or None):
+                return wrapped.update(updates, state, params, **extra_args)
+
+        if not inside:
+            return updated(updates, state, params, extra_args)
+        _check_reduced(function, updates, specs)
+        shards = _Shards(updates, specs, Place(at, inside=True).sizes)
+        state_lies = shards.state(jax.eval_shape(started, shards.whole(updates if params is None else params)))
+        lies = shards.lies + state_lies + (shards.lies if params is not None else [])
+        for tree in extra_args.values():
+            lies = lies + shards.extra(tree)
+        arguments = (updates, state, params, extra_args)
+        return on_shards(updated, shards.sizes, arguments, lies, lambda result: shards.lies + shards.state(result[1]))
+
+    return optax.GradientTransformationExtraArgs(init, update)
+
+
+class _Shards:
+    """Where the leaves of parameters, given as shards, lie, and with them the leaves of other trees."""
+
+    def __init__(self, shards: Any, specs: list[PartitionSpec], sizes: Mapping[str, int]):
+        self.shards, self.specs, self.sizes = shards, specs, sizes
+        ranks = map(jnp.ndim, jax.tree.leaves(shards))
+        self.lies = [Place(spec=spec).shards(rank) for spec, rank in zip(specs, ranks, strict=True)]
+
+    def whole(self, tree: Any) -> Any:
+        """The shapes of whole arrays, of a tree of shards like the parameters."""
+        flat, treedef = jax.tree.flatten(tree)
+        shapes = [whole_shape(jnp.shape(x), lies, self.sizes) for x, lies in zip(flat, self.lies, strict=True)]
+        structs = [jax.ShapeDtypeStruct(shape, jnp.result_type(x)) for shape, x in zip(shapes, flat, strict=True)]
+        return jax.tree.unflatten(treedef, structs)
+
+    def state(self, state: Any) -> list[Lies]:
+        """Where the leaves of a state of whole shapes lie: what mirrors a parameter as that parameter."""
+        found: list[Lies] = []
+        for leaf, at in zip(jax.tree.leaves(state), mirrored(state, self.whole(self.shards)), strict=True):
+            spec = PartitionSpec() if at is None else fitting(self.specs[at], leaf.shape, self.sizes)
+            found.append(Place(spec=spec).shards(jnp.ndim(leaf)))
+        return found
+
+    def extra(self, tree: Any) -> list[Lies]:
+        """Where an extra argument lies: as the parameters if it is like them, and otherwise whole everywhere."""
+        structures: list[Any] = [jax.tree.structure(t) for t in (tree, self.shards)]
+        shapes = [list(map(jnp.shape, jax.tree.leaves(t))) for t in (tree, self.shards)]
+        alike = structures[0] == structures[1] and shapes[0] == shapes[1]
+        return self.lies if alike else [((),) * len(shape) for shape in shapes[0]]
+
+
+def _check_reduced(function: str, updates: Any, specs: list[PartitionSpec]) -> None:
+    for (path, leaf), spec in zip(jax.tree_util.tree_leaves_with_path(updates), specs, strict=True):
+        extra = jax.typeof(leaf).manual_axis_type.varying - {name for entry in spec for name in axes_of(entry)}
+        if extra:
+            axes = tuple(sorted(extra))
+            raise ValueError(
+                f"{function}: leaf '{leaf_path(path)}' differs along the mesh axes {axes}, over which its partition "
+                f"{spec} does not shard it: gradients were not reduced there. Call jax.lax.pmean(gradients, {axes}) "
+                "before the update, or name the axes in param_specs."
+            )

@@ -1,0 +1,124 @@
+"""Every optimizer, on a mesh where leaves lie in every way at once, does as on one device."""
+
+import functools
+import inspect
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from jax.sharding import AxisType, NamedSharding, PartitionSpec
+
+import momentax
+from catalogue import CASES
+
+# name: shape and partition over a mesh x=2, y=4
+LEAVES = {
+    "rows/kernel": ((8, 16), ("y", None)),  # x holds copies: HSDP
+    "more_rows/kernel": ((8, 16), ("y", None)),
+    "columns/kernel": ((16, 8), (None, "y")),
+    "both/kernel": ((8, 16), ("x", "y")),
+    "turned/kernel": ((8, 16), ("y", "x")),
+    "joint/kernel": ((16, 8), (None, ("y", "x"))),
+    "whole/kernel": ((5, 3), ()),
+    "whole_too/kernel": ((3, 5), ()),
+    "uneven/kernel": ((5, 16), (None, "y")),
+    "blocks/up/kernel": ((4, 8, 6), ("x", "y", None)),
+    "blocks/down/kernel": ((4, 6, 8), ("y", None, None)),
+    "embed/embedding": ((16, 6), ("x", None)),
+    "norm/scale": ((8,), ("y",)),
+    "norm/bias": ((8,), ()),
+}
+OPTIMIZERS = [case for case in CASES if hasattr(momentax.optimizers, case.name.split("[")[0].removeprefix("momentax."))]
+MODES = ("auto", "explicit", "shard_map")
+
+
+def tree(values):
+    nested: dict = {}
+    for path, value in values.items():
+        *parents, last = path.split("/")
+        functools.reduce(lambda node, key: node.setdefault(key, {}), parents, nested)[last] = value
+    return nested
+
+
+SPECS = tree({path: PartitionSpec(*spec, *[None] * (len(shape) - len(spec))) for path, (shape, spec) in LEAVES.items()})
+
+
+def normal(seed):
+    rng = np.random.default_rng(seed)
+    return tree({path: jnp.asarray(rng.standard_normal(shape)) for path, (shape, _) in LEAVES.items()})
+
+
+def build(case):
+    keywords = dict(case.arguments)
+    if "routing" in inspect.signature(case.factory).parameters:
+        keywords.setdefault("routing", momentax.routing.flax(stacked="blocks"))
+    return optax.with_extra_args_support(case.factory(**keywords))
+
+
+def step_of(tx, traces=None):
+    def step(params, state, grads, value):
+        if traces is not None:
+            traces.append(1)
+        updates, state = tx.update(grads, state, params, value=value)
+        return jax.tree.map(jnp.add, params, updates), state
+
+    return step
+
+
+def run(step, params, state, place):
+    """Two steps: the second one starts from a state that is not zero."""
+    for seed in (1, 2):
+        params, state = step(params, state, place(normal(seed)), jnp.asarray(3.0 / seed))
+    return params, state
+
+
+@functools.cache
+def expected(case_name):
+    [case] = [case for case in OPTIMIZERS if case.name == case_name]
+    with jax.enable_x64(True):
+        tx, params = build(case), normal(0)
+        return run(jax.jit(step_of(tx)), params, tx.init(params), lambda tree: tree)
+
+
+def on_mesh(case, mode):
+    """The same run on eight devices, and the shardings of the parameters and of the mirrors of them in the state."""
+    kind = AxisType.Explicit if mode == "explicit" else AxisType.Auto
+    mesh = jax.make_mesh((2, 4), ("x", "y"), axis_types=(kind,) * 2)
+    lies = jax.tree.map(lambda spec: NamedSharding(mesh, spec), SPECS)
+    tx = build(case) if mode == "explicit" else momentax.on_mesh(build(case), mesh, SPECS)
+    params = jax.device_put(normal(0), lies)
+    state_lies = momentax.sharding.state_shardings(tx, params)
+    traces: list[int] = []
+    step = step_of(tx, traces)
+    if mode == "shard_map":
+        specs = jax.tree.map(lambda sharding: sharding.spec, state_lies)
+        step = jax.shard_map(step, mesh=mesh, in_specs=(SPECS, specs, SPECS, PartitionSpec()), out_specs=(SPECS, specs))
+        tx_init = jax.shard_map(tx.init, mesh=mesh, in_specs=(SPECS,), out_specs=specs)
+    else:
+        tx_init = tx.init
+    with jax.set_mesh(mesh):
+        state = jax.jit(tx_init, out_shardings=state_lies)(params)
+        if mode == "auto":
+            step = jax.jit(step, out_shardings=(lies, state_lies))
+        else:
+            step = jax.jit(step)
+        params, state = run(step, params, state, lambda tree: jax.device_put(tree, lies))
+    assert len(traces) == 1, "a step is traced again"
+    for (path, leaf), sharding in zip(
+        jax.tree_util.tree_leaves_with_path((params, state)), jax.tree.leaves((lies, state_lies)), strict=True
+    ):
+        assert leaf.sharding.is_equivalent_to(sharding, leaf.ndim), f"{jax.tree_util.keystr(path)}: {leaf.sharding}"
+    return params, state
+
+
+@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("case", OPTIMIZERS, ids=lambda case: case.name)
+def test_placement_does_not_change_numbers(case, mode):
+    with jax.enable_x64(True):
+        actual = on_mesh(case, mode)
+        for (path, a), b in zip(
+            jax.tree_util.tree_leaves_with_path(actual), jax.tree.leaves(expected(case.name)), strict=True
+        ):
+            np.testing.assert_allclose(a, b, rtol=1e-12, atol=1e-12, err_msg=jax.tree_util.keystr(path))
