@@ -5,6 +5,7 @@ from momentax import convex as convex
 from momentax import decays as decays
 from momentax import linalg as linalg
 from momentax import routing as routing
+from momentax.migration import from_optax as from_optax
 from momentax.optimizers import adamh as adamh
 from momentax.optimizers import adamp as adamp
 from momentax.optimizers import adan as adan
@@ -41,10 +42,12 @@ from momentax.transforms import scale_to_average_norm as scale_to_average_norm
 from momentax.transforms import two_plane_coefficient as two_plane_coefficient
 from momentax.wrappers import clip_spikes as clip_spikes
 from momentax.wrappers import keep_master_weights as keep_master_weights
+from momentax.wrappers import offload_state as offload_state
 from momentax.wrappers import on_mesh as on_mesh
 from momentax.wrappers import partition_by_rule as partition_by_rule
 from momentax.wrappers import project_radial as project_radial
 from momentax.wrappers import reset_momentum as reset_momentum
+from momentax.wrappers import round_state as round_state
 from momentax.wrappers import scale_by_column_snr as scale_by_column_snr
 from momentax.wrappers import scale_by_norm_snr as scale_by_norm_snr
 from momentax.wrappers import sparse_momentum as sparse_momentum

@@ -39,6 +39,38 @@ def mirrored(state: Any, params: Any) -> list[int | None]:
     return found
 
 
+def chosen(function: str, state: Any, params: Any, slots: tuple[str, ...] | None) -> list[bool]:
+    """For each leaf of a state whether it is a slot that is to be stored in another way.
+
+    Args:
+      function: name of the public function, for errors.
+      state: state of an optimizer.
+      params: the parameters, or updates like them.
+      slots: names of the state fields that are chosen; None: all. Single numbers are never chosen.
+
+    Raises:
+      TypeError: `slots` is a string.
+      ValueError: a name that no slot has.
+    """
+    if isinstance(slots, str):
+        raise TypeError(f"{function}: `slots` must be a tuple of field names; got the string {slots!r}.")
+    named = [
+        ({key.name for key in path if isinstance(key, jax.tree_util.GetAttrKey)}, leaf, at)
+        for (path, leaf), at in zip(jax.tree_util.tree_leaves_with_path(state), mirrored(state, params), strict=True)
+    ]
+    known = set().union(*(fields for fields, _, at in named if at is not None))
+    unknown = sorted(set(slots or ()) - known)
+    if unknown and jax.tree.leaves(params):
+        raise ValueError(
+            f"{function}: no slot of the state is called '{unknown[0]}'; there are {sorted(known)}: name some of these "
+            "in `slots`, or leave it out."
+        )
+    return [
+        at is not None and jnp.size(leaf) > 1 and (slots is None or not fields.isdisjoint(slots))
+        for fields, leaf, at in named
+    ]
+
+
 def _fits(shape: tuple[int, ...], whole: tuple[int, ...]) -> bool:
     different = [(a, b) for a, b in zip(shape, whole, strict=False) if a != b]
     return len(shape) == len(whole) and (not different or len(different) == 1 and different[0][0] < different[0][1])

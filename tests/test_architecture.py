@@ -54,6 +54,7 @@ MAY_IMPORT = {
     "wrappers": TOOLS | {"transforms", "decays"},
     "optimizers": TOOLS | {"transforms", "decays", "wrappers"},
     "telemetry": TOOLS | {"transforms", "decays", "wrappers"},
+    "migration": {"typing", "leaves", "transforms"},
     "testing": set(),
 }
 # One technique per file, named after its public function.
@@ -133,12 +134,14 @@ GLOSSARY = {
     "restart_when": "predicate of a restart",
     "rms": "root mean square entry of an orthogonal matrix after scaling",
     "root": "how inverse roots are computed",
+    "rounding": "how numbers are rounded",
     "routing": "rules that tell the axes of leaves",
     "safety": "margin of the coefficients against rounding",
     "scale": "factor of the shape of a matrix",
     "scope": "what shares a coefficient or a norm: a matrix, a leaf, all leaves",
     "shards": "devices over which an axis may lie",
     "skip_non_finite": "whether steps with non-finite gradients are left out",
+    "slots": "state fields that are stored in another way",
     "steps": "iterations",
     "tangent": "whether the largest singular value is left alone",
     "threshold": "largest square in units of its average",

@@ -188,4 +188,57 @@ CASES = [
         ),
         only_matrices=True,
     ),
+    Case(
+        "momentax.round_state",
+        momentax.round_state,
+        dict(inner=momentax.scale_by_adam(b2=0.99)),
+        Traits(
+            plain=momentax.scale_by_adam(b2=0.99),
+            static_args=("slots", "key"),
+            static_choices={"rounding": "down"},
+            reads_names=True,
+            parts=("scale_by_adam",),
+        ),
+        {
+            "the_technique_acts": "a scalar stays as it is; tests/wrappers/test_round_state.py asks for more",
+            "order_does_not_matter": "the noise depends on the path of the leaf",
+        },
+    ),
+    Case(
+        "momentax.round_state[nearest]",
+        momentax.round_state,
+        dict(inner=momentax.heavy_ball(0.9), slots=("mu",), rounding="nearest"),
+        Traits(
+            plain=momentax.heavy_ball(0.9),
+            static_args=("slots", "key"),
+            static_choices={"rounding": "down"},
+            complex_ok=True,
+            parts=("heavy_ball",),
+        ),
+        {"the_technique_acts": "a scalar stays as it is; tests/wrappers/test_round_state.py asks for more"},
+    ),
+    Case(
+        "momentax.offload_state",
+        momentax.offload_state,
+        dict(inner=momentax.scale_by_adam(b2=0.99)),
+        Traits(
+            plain=momentax.scale_by_adam(b2=0.99),
+            static_args=("slots",),
+            parts=("scale_by_adam",),
+        ),
+        {
+            "the_technique_acts": "the state lies elsewhere and the updates are the same",
+            **dict.fromkeys(
+                (
+                    "sharded_on_an_auto_mesh",
+                    "sharded_on_an_auto_mesh_of_two_axes",
+                    "sharded_on_an_explicit_mesh",
+                    "sharded_on_an_explicit_mesh_of_two_axes",
+                ),
+                "slots lie in another memory than their parameters: tests/wrappers/test_offload_state.py",
+            ),
+            "data_parallel_in_shard_map": "a state on one device is bound to it: tests/wrappers/test_offload_state.py",
+            "data_parallel_in_pmap": "jax.pmap takes no arrays from host memory",
+        },
+    ),
 ]
