@@ -6,12 +6,10 @@ import numpy as np
 import pytest
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
-from momentax.matrices import fans, fold, matrices
+from momentax.matrices import fans, matrices
 from momentax.routing import matrix
-from momentax.sharding import Place
 
 QKV = matrix((0,), (2,), (1,), blocks=3)  # (in, stack, 3 x out)
-HEADS = matrix((0,), (2, 3), (1,))
 
 
 def counting(*shape):
@@ -41,23 +39,6 @@ def test_blocks_before_other_axes():
 def test_fans():
     assert fans((4, 2, 6), QKV) == (4, 2)
     assert fans((3, 3, 2, 8), matrix((0, 1, 2), (3,))) == (18, 8)
-
-
-@pytest.mark.parametrize("kind", [AxisType.Auto, AxisType.Explicit], ids=lambda kind: kind.name)
-@pytest.mark.parametrize(
-    "spec", [PartitionSpec("a"), PartitionSpec(None, "a", "b"), PartitionSpec("b", None, None, "a")], ids=str
-)
-def test_folding_on_meshes(kind, spec):
-    mesh = jax.make_mesh((2, 2), ("a", "b"), axis_types=(kind,) * 2, devices=jax.devices()[:4])
-    x = counting(4, 2, 2, 6)
-    placed = jax.device_put(x, NamedSharding(mesh, spec))
-    stack, place, back = fold(placed, HEADS, Place(mesh, spec))
-    assert len(place.spec) == 3
-    np.testing.assert_array_equal(stack, x.transpose(1, 0, 2, 3).reshape(2, 4, 12))
-    returned = back(2 * stack)
-    np.testing.assert_array_equal(returned, 2 * x)
-    if kind == AxisType.Explicit:
-        assert returned.sharding.is_equivalent_to(placed.sharding, 4)
 
 
 @pytest.mark.parametrize("kind", [AxisType.Auto, AxisType.Explicit], ids=lambda kind: kind.name)

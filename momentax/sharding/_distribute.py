@@ -1,38 +1,34 @@
 """Applies a function of matrices to many of them at once: whole ones, those of one shape in one batch."""
 
+import dataclasses
 import functools
 import itertools
-import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jax.extend.core import Primitive
-from jax.sharding import NamedSharding, PartitionSpec
+from jax.sharding import PartitionSpec
 
-from momentax.sharding._places import Place, auto_axes, stated, tell_hidden
-from momentax.sharding._plan import Cost, Group, Layout, Plan, plan_matrices
-
-Function = Callable[[jax.Array], jax.Array]
-
-
-distribute_p = Primitive("distribute")  # an operation of its own where a program is traced for shards
-distribute_p.multiple_results = True
-distribute_p.def_abstract_eval(lambda *arrays, run, lies: list(arrays))
+from momentax.sharding._exchange import concatenated, dealt_numbers, gathered
+from momentax.sharding._places import Place, stated, tell_hidden
+from momentax.sharding._plan import Cost, Layout, Plan, plan_matrices
 
 
 def distribute(
     name: str,
-    function: Function,
+    function: Callable[..., Any],
     arrays: Sequence[jax.Array],
     axes: Sequence[tuple[Sequence[int], Sequence[int], Sequence[int]]],
     places: Sequence[Place],
     *,
+    more: Sequence[Sequence[jax.Array]] = (),
+    beside: Sequence[Sequence[jax.Array]] = (),
+    shared: Sequence[Any] = (),
     transposes: bool = False,
     cost: Cost | None = None,
     wire_dtype: Any = None,
-) -> list[jax.Array]:
+) -> Any:
     """`function` of every matrix, each computed whole on one device (or as few as there must be), in few batches.
 
     Over a mesh, matrices of one shape, dtype and placement are dealt to the devices by one all-to-all, computed there
@@ -40,17 +36,21 @@ def distribute(
 
     Args:
       name: of the public function, for the notice.
-      function: from matrices (k, in, out) to matrices of the same shape and dtype, each by itself, and zero to zero; it
-        knows no mesh.
+      function: from matrices (k, in, out) to matrices of the same shape and dtype, each by itself; it knows no mesh.
+        With `beside` it takes them behind the matrices and returns (matrices, *beside).
       arrays: any number of axes each.
       axes: for each array its batch, input and output axes; merged axes are in this order, major first.
       places: where each lies.
+      more: further lists like `arrays`, lying alike, whose matrices the function takes behind those of `arrays`.
+      beside: lists of arrays (matrices of the array, ...) that are whole on every device: numbers that belong to the
+        matrices, which the function reads and renews.
+      shared: scalars that the function takes last.
       transposes: whether function(x') = function(x)', so that matrices (m, n) and (n, m) may share a batch.
       cost: of one matrix (in, out), in any unit: what is balanced over devices. None: that of Newton-Schulz.
       wire_dtype: dtype in which matrices travel, where they do; None is their own.
 
     Returns:
-      Arrays like `arrays`, lying as they do.
+      A list of arrays like `arrays`, lying as they do; with `beside`, (this list, *lists like those of `beside`).
 
     Example:
       >>> [y] = distribute("example", lambda x: 2 * x, [jnp.ones((1, 2))], [((), (0,), (1,))], [Place()])
@@ -58,7 +58,7 @@ def distribute(
       [[2. 2.]]
     """
     if not arrays:
-        return []
+        return ([], *([] for _ in beside)) if beside else []
     layouts = [
         Layout(tuple(batch), tuple(ins), tuple(outs), place.shards(x.ndim))
         for x, (batch, ins, outs), place in zip(arrays, axes, places, strict=True)
@@ -70,182 +70,106 @@ def distribute(
         tell_hidden(name)
     wire_dtype = wire_dtype if stated().wire_dtype is None else stated().wire_dtype
     plan = plan_matrices(arrays, layouts, place.sizes, transposes=transposes, cost=cost)
-    run = functools.partial(_run, function, plan, layouts, wire_dtype, hidden if assumed else None)
+    job = _Job(function, plan, layouts, wire_dtype, hidden if assumed else None, 1 + len(more), len(beside))
+    numbers = list(itertools.chain(*beside))
+    operands = [*arrays, *itertools.chain(*more), *numbers, *map(jnp.asarray, shared)]
+    own, whole = tuple(at.spec for at in places), PartitionSpec()
+    specs = own * (1 + len(more)) + (whole,) * (len(numbers) + len(shared))
     if place.mesh is None:
-        return list(run(*arrays))
-    if place.inside:
-        return distribute_p.bind(*arrays, run=run, lies=tuple(layout.shards for layout in layouts))
-    specs = tuple(place.spec for place in places)
-    # results that are gathered are the same on all devices, which types cannot always tell
-    names = set(place.sizes)
-    on_mesh = jax.shard_map(run, mesh=place.mesh, in_specs=specs, out_specs=specs, axis_names=names, check_vma=False)
-    return list(on_mesh(*arrays))
+        results = job(*operands)
+    elif place.inside:
+        lies = tuple(Place(spec=spec).shards(jnp.ndim(x)) for x, spec in zip(operands, specs, strict=True))
+        first = len(own) * (1 + len(more))
+        renewed = (*range(len(own)), *range(first, first + len(numbers)))
+        results = _primitive().bind(*operands, job=job, lies=lies, renewed=renewed)
+    else:
+        # results that are gathered are the same on all devices, which types cannot always tell
+        on_mesh = jax.shard_map(
+            job,
+            mesh=place.mesh,
+            in_specs=specs,
+            out_specs=own + (whole,) * len(numbers),
+            axis_names=set(place.sizes),
+            check_vma=False,
+        )
+        results = on_mesh(*operands)
+    lists = [list(results[at : at + len(arrays)]) for at in range(0, len(results), len(arrays))]
+    return tuple(lists) if beside else lists[0]
 
 
-def _run(function: Function, plan: Plan, layouts: Sequence[Layout], wire_dtype: Any, hidden: Any, *arrays: jax.Array):
+@functools.cache
+def _primitive() -> Any:
+    """An operation of its own, where a program is traced for shards (`momentax.sharding.on_shards`)."""
+    from jax.extend.core import Primitive  # brings much along
+
+    primitive = Primitive("distribute")
+    primitive.multiple_results = True
+    primitive.def_abstract_eval(lambda *operands, job, lies, renewed: [operands[index] for index in renewed])
+    return primitive
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class _Job:
     """What each device does with its shards."""
-    there = [_gathered(plan, group, layouts, arrays, wire_dtype, hidden) for group in plan.groups]
-    whole = [array for array, _ in there]
-    results: list[Any] = [None] * len(arrays)
-    dealt = list(dict.fromkeys(group.dealt for group in plan.groups))
-    new: dict[int, jax.Array] = {}
-    for axes in dealt:
-        positions = [p for p, group in enumerate(plan.groups) if group.dealt == axes]
+
+    function: Callable[..., Any]
+    plan: Plan
+    layouts: Sequence[Layout]
+    wire_dtype: Any
+    hidden: Any
+    operands: int  # lists of arrays
+    beside: int  # lists of numbers
+
+    def __call__(self, *arrays: jax.Array) -> tuple[jax.Array, ...]:
+        number = len(self.layouts)
+        lists = [arrays[at : at + number] for at in range(0, number * (self.operands + self.beside), number)]
+        shared = arrays[number * (self.operands + self.beside) :]
+        plan, layouts, groups = self.plan, self.layouts, self.plan.groups
+        inputs, back = [], []
+        for group in groups:
+            moved = [gathered(plan, group, layouts, xs, self.wire_dtype, self.hidden) for xs in lists[: self.operands]]
+            known = [dealt_numbers(plan, group, layouts, xs) for xs in lists[self.operands :]]
+            inputs.append([x for x, _ in moved + known])
+            back.append([way for _, way in moved[:1] + known])
+        results: list[list[Any]] = [[None] * number for _ in range(1 + self.beside)]
+        for axes in dict.fromkeys(group.dealt for group in groups):
+            positions = [p for p, group in enumerate(groups) if group.dealt == axes]
+            new = self._computed(positions, {p: inputs[p] for p in positions}, shared)
+            for p in positions:
+                for column, way, result in zip(results, back[p], new[p], strict=True):
+                    for member, x in zip(groups[p].members, way(result), strict=True):
+                        column[member] = x
+        return tuple(itertools.chain(*results))
+
+    def _computed(self, positions: list[int], inputs: dict[int, list[jax.Array]], shared: Sequence[jax.Array]):
+        """The function of what this device holds; devices of different holdings take different branches."""
+        plan, keep = self.plan, [0, *range(self.operands, self.operands + self.beside)]
+        kinds = list(zip(*(plan.groups[p].held for p in positions), strict=True))
+        different = list(dict.fromkeys(kinds))
         batches = [batch for batch in plan.batches if batch[0] in positions]
-        new |= zip(positions, _computed(function, plan, positions, batches, [whole[p] for p in positions]), strict=True)
-    for position, group in enumerate(plan.groups):
-        for member, result in zip(group.members, there[position][1](new[position]), strict=True):
-            results[member] = result
-    return tuple(results)
 
+        def branch(kind, inputs):
+            number = dict(zip(positions, kind, strict=True))
+            new = {p: [inputs[p][column] for column in keep] for p in positions}
+            for batch in batches:
+                full = [p for p in batch if number[p]]
+                turned = {p: plan.groups[p].matrix != plan.groups[batch[0]].matrix for p in batch}
+                columns = [[x[: number[p]].mT if turned[p] else x[: number[p]] for x in inputs[p]] for p in full]
+                if not full:
+                    continue
+                joined = self.function(*map(concatenated, zip(*columns, strict=True)), *shared)
+                joined = joined if self.beside else (joined,)
+                start = 0
+                for p in full:
+                    end = start + number[p]
+                    parts = [y[start:end].mT if turned[p] else y[start:end] for y in joined]
+                    # what is left of the buffers comes from no matrix
+                    new[p] = [concatenated([y, x[number[p] :]]) for y, x in zip(parts, new[p], strict=True)]
+                    start = end
+            return new
 
-def _computed(function, plan, positions, batches, stacks):
-    """The function of the matrices that this device holds; devices of different holdings take different branches."""
-    held = {p: plan.groups[p].held for p in positions}
-    kinds = list(dict.fromkeys(zip(*held.values(), strict=True)))
-
-    def branch(kind, stacks):
-        number, stack = dict(zip(positions, kind, strict=True)), dict(zip(positions, stacks, strict=True))
-        new = {}
-        for batch in batches:
-            shape = plan.groups[batch[0]].matrix
-            turned = {p: plan.groups[p].matrix != shape for p in batch}
-            members = [stack[p][: number[p]].mT if turned[p] else stack[p][: number[p]] for p in batch if number[p]]
-            joined = function(members[0] if len(members) == 1 else jnp.concatenate(members)) if members else None
-            start = 0
-            for p in batch:
-                result = stack[p] if joined is None else joined[start : start + number[p]]
-                start += number[p]
-                result = result.mT if joined is not None and turned[p] else result
-                # what is left of the buffer is zero before and after
-                new[p] = jnp.concatenate([result, stack[p][number[p] :]]) if joined is not None else stack[p]
-        return tuple(new[p] for p in positions)
-
-    if len(kinds) == 1:
-        return branch(kinds[0], stacks)
-    which = jnp.array([kinds.index(kind) for kind in zip(*held.values(), strict=True)], jnp.int32)
-    device = which[jax.lax.axis_index(plan.groups[positions[0]].dealt)]
-    return jax.lax.switch(device, [functools.partial(branch, kind) for kind in kinds], stacks)
-
-
-def _gathered(
-    plan: Plan,
-    group: Group,
-    layouts: Sequence[Layout],
-    arrays: Sequence[jax.Array],
-    wire_dtype: Any,
-    hidden: Any,
-):
-    """The matrices (k, in, out) of a group that this device computes, and the way back to its shards."""
-    move, gather, split = map(plan.number, (group.move, group.gather, group.split))
-    travels = move * gather * split > 1
-    wire = group.dtype if wire_dtype is None or not travels else wire_dtype
-    unfolded = [_stacked(arrays[member], layouts[member], wire) for member in group.members]
-    x = _concatenated([stack for stack, _ in unfolded])  # (count, *local)
-    local = x.shape[1:]
-    runs = _runs(group)
-    x = _dealt(x, runs)
-    if hidden is not None:
-        x = _laid(x, hidden, 0)
-    if split > 1:
-        x = _own(x.reshape(split, -1, *local), group.split)
-    if move > 1:
-        x = jax.lax.all_to_all(x.reshape(move, -1, *local), group.move, 0, 0)
-    if gather > 1:
-        x = jax.lax.all_gather(x, group.gather, to="invarying")
-    # (gather..., move..., k, *local) -> (k, mesh axes of the first dim..., its local length, ...)
-    names = group.gather + group.move
-    apart = (*(plan.sizes[name] for name in names), group.capacity, *local)
-    order = [len(names)]
-    for d, (_, shards) in enumerate(group.dims):
-        order += [*map(names.index, shards), len(names) + 1 + d]
-    whole = tuple(length for length, _ in group.dims)
-    x = x.reshape(apart).transpose(order).reshape(group.capacity, *whole)
-    sides = (0, *(1 + d for d in group.ins), *(1 + d for d in group.outs))
-    matrices = x.transpose(sides).reshape(group.capacity, *group.matrix).astype(group.dtype)
-
-    def back(y):
-        y = y.astype(wire).reshape(group.capacity, *(whole[d] for d in (*group.ins, *group.outs)))
-        y = y.transpose(_inverse(sides)).reshape([apart[axis] for axis in order]).transpose(_inverse(order))
-        if gather > 1:
-            y = _own(y.reshape(gather, -1, *y.shape[len(names) :]), group.gather)
-        if move > 1:
-            y = jax.lax.all_to_all(y.reshape(move, -1, *local), group.move, 0, 0)
-        y = y.reshape(-1, *local)
-        if hidden is not None:  # both: the compiler would carry one of them into the function
-            y = _laid(_laid(y, hidden, 0), hidden, 1)
-        if split > 1:
-            y = jax.lax.all_gather(y, group.split, tiled=True, to="invarying")
-        y = _collected(y, runs)
-        results, start = [], 0
-        for stack, unstack in unfolded:
-            results.append(unstack(y[start : start + len(stack)]).astype(group.dtype))
-            start += len(stack)
-        return results
-
-    return matrices, back
-
-
-def _stacked(x: jax.Array, layout: Layout, dtype: Any):
-    """A shard as (matrices, *axes of a matrix as they lie), and the way back."""
-    order = layout.batch_axes + layout.matrix_axes
-    matrix = [x.shape[axis] for axis in layout.matrix_axes]
-    number = math.prod(x.shape[axis] for axis in layout.batch_axes)
-    shape = [x.shape[axis] for axis in order]
-    stack = x.transpose(order).reshape(number, *matrix).astype(dtype)
-    return stack, lambda y: y.reshape(shape).transpose(_inverse(order))
-
-
-def _runs(group: Group) -> list[tuple[int, int]]:
-    """The buffers of all devices, one behind the other, as runs of (matrices, empty places)."""
-    runs: list[tuple[int, int]] = []
-    left = group.count
-    for held in group.held:
-        real = min(held, left)
-        left -= real
-        empty = group.capacity - real
-        if runs and real and not runs[-1][1]:
-            runs[-1] = (runs[-1][0] + real, empty)
-        elif runs and not real:
-            runs[-1] = (runs[-1][0], runs[-1][1] + empty)
-        else:
-            runs.append((real, empty))
-    return runs
-
-
-def _dealt(x: jax.Array, runs: list[tuple[int, int]]) -> jax.Array:
-    """Matrices in the buffers of the devices that compute them, the rest of which is zero."""
-    parts, start = [], 0
-    for real, empty in runs:
-        part = x[start : start + real]
-        parts.append(jnp.pad(part, [(0, empty)] + [(0, 0)] * (x.ndim - 1)) if empty else part)
-        start += real
-    return _concatenated(parts)
-
-
-def _collected(y: jax.Array, runs: list[tuple[int, int]]) -> jax.Array:
-    """The matrices without empty places."""
-    ends = list(itertools.accumulate(real + empty for real, empty in runs))
-    return _concatenated([y[end - real - empty : end - empty] for (real, empty), end in zip(runs, ends, strict=True)])
-
-
-def _concatenated(parts: Sequence[jax.Array]) -> jax.Array:
-    return parts[0] if len(parts) == 1 else jnp.concatenate(parts)
-
-
-def _laid(x: jax.Array, mesh: Any, first: int) -> jax.Array:
-    """x, which the compiler is asked to shard over the whole mesh: matrices apart (0), or their entries (1)."""
-    names = auto_axes(mesh)
-    devices = math.prod(mesh.shape[name] for name in names)
-    even = (axis for axis in range(first, x.ndim) if x.shape[axis] % devices == 0)
-    cut = next(even, first) if first else 0  # the compiler pads the number of matrices
-    return jax.lax.with_sharding_constraint(x, NamedSharding(mesh, PartitionSpec(*[None] * cut, names)))
-
-
-def _own(x: jax.Array, axes: Sequence[str]) -> jax.Array:
-    """The entry that belongs to this device of the mesh axes."""
-    return jax.lax.dynamic_index_in_dim(x, jax.lax.axis_index(tuple(axes)), 0, keepdims=False)
-
-
-def _inverse(order: Sequence[int]) -> list[int]:
-    return sorted(range(len(order)), key=list(order).__getitem__)
+        if len(different) == 1:
+            return branch(different[0], inputs)
+        which = jnp.array([different.index(kind) for kind in kinds], jnp.int32)
+        device = which[jax.lax.axis_index(plan.groups[positions[0]].dealt)]
+        return jax.lax.switch(device, [functools.partial(branch, kind) for kind in different], inputs)

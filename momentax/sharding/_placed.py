@@ -1,6 +1,6 @@
 """A transformation that knows where the parameters lie: outside `jax.shard_map`, and inside it."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
@@ -9,8 +9,9 @@ import optax
 from jax.sharding import AxisType, PartitionSpec
 
 from momentax.leaves import leaf_path
-from momentax.sharding._on_shards import Lies, on_shards, whole_shape
+from momentax.sharding._on_shards import on_shards, whole_shape
 from momentax.sharding._places import Place, fitting, stating
+from momentax.sharding._shard_rules import Lies
 from momentax.sharding._specs import axes_of, resolve_specs
 from momentax.slots import mirrored
 from momentax.typing import Transformation
@@ -23,8 +24,8 @@ def placed(
     param_specs: Any = None,
     wire_dtype: Any = None,
     layout: str | None = None,
-) -> optax.GradientTransformationExtraArgs:
-    """`inner`, with the arguments of `momentax.on_mesh`; `function` is the name for errors."""
+) -> tuple[Callable[..., Any], Callable[..., Any]]:
+    """`init` and `update` of `inner`, with the arguments of `momentax.on_mesh`; `function` is the name for errors."""
     wrapped = optax.with_extra_args_support(inner)
     wire_dtype = None if wire_dtype is None else jnp.dtype(wire_dtype)
 
@@ -82,7 +83,7 @@ def placed(
         arguments = (updates, state, params, extra_args)
         return on_shards(updated, shards.sizes, arguments, lies, lambda result: shards.lies + shards.state(result[1]))
 
-    return optax.GradientTransformationExtraArgs(init, update)
+    return init, update
 
 
 class _Shards:

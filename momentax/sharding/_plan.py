@@ -96,11 +96,13 @@ class Plan:
       batches: for each batch the positions of its groups. Those whose matrices have another shape than the first one's
         are transposed.
       sizes: devices of each mesh axis; empty for one device, or where every device computes everything.
+      stacks: lengths of the batch axes of each array.
     """
 
     groups: tuple[Group, ...]
     batches: tuple[tuple[int, ...], ...]
     sizes: Mapping[str, int]
+    stacks: tuple[tuple[int, ...], ...]
 
     def number(self, axes: Sequence[str]) -> int:
         """Devices of several mesh axes."""
@@ -164,7 +166,8 @@ def plan_matrices(
     for position, group in enumerate(groups):
         shape = tuple(sorted(group.matrix)) if transposes else group.matrix
         batches.setdefault((shape, group.dtype, group.dealt, group.stacked), []).append(position)
-    return Plan(tuple(groups), tuple(map(tuple, batches.values())), sizes)
+    stacks = [tuple(x.shape[axis] for axis in layout.batch_axes) for x, layout in zip(arrays, layouts, strict=True)]
+    return Plan(tuple(groups), tuple(map(tuple, batches.values())), sizes, tuple(stacks))
 
 
 def _newton_schulz(fan_in: int, fan_out: int) -> float:

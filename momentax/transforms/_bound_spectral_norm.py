@@ -36,13 +36,11 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 import optax
-from jax.sharding import PartitionSpec
 
 from momentax import checks, leaves, scalars
 from momentax.linalg import coefficients, newton_schulz, polar, power_iteration, singular_value_range
-from momentax.matrices import fans, fold, map_stacks, matrices
+from momentax.matrices import fans, matrices
 from momentax.routing import Routing
-from momentax.sharding import carry
 from momentax.typing import Count, ScalarOrSchedule
 
 NAME = "bound_spectral_norm"
@@ -112,9 +110,6 @@ def bound_spectral_norm(
     def compute(stack):
         return factor(stack if compute_dtype is None else stack.astype(compute_dtype)).astype(stack.dtype)
 
-    def unit_factor(stack):
-        return compute(_unit(stack))
-
     def init(params):
         read = matrices(NAME, params, routing)
         count = jnp.zeros([], jnp.int32)
@@ -127,17 +122,20 @@ def bound_spectral_norm(
         del extra_args
         read = matrices(NAME, updates, routing)
         flat, treedef = jax.tree.flatten(read.apart(updates))
-        gradients = [x.astype(leaves.compute_dtype(x)) for x in flat]
+        wide = [x.astype(leaves.compute_dtype(x)) for x in flat]
         top = state.top
-        if tangent and flat:
+        if tangent:
             params = leaves.require_params(NAME, params)
             leaves.leaves_like(NAME, updates, params)
-            weights = [w.astype(x.dtype) for w, x in zip(jax.tree.leaves(read.apart(params)), gradients, strict=True)]
+            weights = [w.astype(x.dtype) for w, x in zip(jax.tree.leaves(read.apart(params)), wide, strict=True)]
             starts = scalars.unpack(NAME, state.top, _shapes(read.apart(updates), read.rules))
-            results, starts = _tangent(compute, read, gradients, weights, starts)  # (3)
-            top = scalars.pack([start.astype(state.top.dtype) for start in starts])
+            starts = [start.astype(x.dtype) for start, x in zip(starts, wide, strict=True)]
+            results, starts = read.map(
+                NAME, functools.partial(_tangent, compute), wide, more=[weights], beside=[starts]
+            )
+            top = scalars.pack([start.astype(top.dtype) for start in starts]) if starts else top
         else:
-            results = read.map(NAME, unit_factor, gradients)  # (1)
+            results = read.map(NAME, lambda x: compute(_unit(x)), wide)  # (1)
         size = leaves.value_at(kappa, state.count)
         new = []
         for result, x, (fan_in, fan_out) in zip(results, flat, read.fans(flat), strict=True):
@@ -181,14 +179,8 @@ def _unit(x):
     return x / scalars.nonzero(jnp.sqrt(jnp.sum(x * x, axis=(-2, -1), keepdims=True)))
 
 
-def _whole(spec: PartitionSpec) -> PartitionSpec:
-    del spec
-    return PartitionSpec()
-
-
 def _top_pair(w, start):
     """For weights w (k, in, out): u v' of s1, zero where s1 does not stand out, and the next start (k, 2, out)."""
-    start = start.astype(w.dtype)
     s1, u, v = power_iteration(w, POWER_STEPS, start[:, 0])
     pair = u[:, :, None] * v[:, None, :]
     s2, _, below = power_iteration(w - s1[:, None, None] * pair, POWER_STEPS, start[:, 1])
@@ -196,42 +188,28 @@ def _top_pair(w, start):
     return jnp.where(stands_out, pair, jnp.zeros_like(pair)), jnp.stack([v, below], axis=1)
 
 
-def _tangent(compute, read, gradients, weights, starts):
-    """(3) for each leaf, and the next starts. Numbers that belong to matrices are in one vector."""
-    folded = [fold(x, rule, place) for x, rule, place in zip(gradients, read.rules, read.places, strict=True)]
-    stacks, places = [_unit(stack) for stack, _, _ in folded], [place for _, place, _ in folded]
-    tops = []
-    for w, rule, place, start in zip(weights, read.rules, read.places, starts, strict=True):
-        tops.append(carry(_top_pair, fold(w, rule, place)[0], start, places=[_whole] * 2))
-    pairs = [pair for pair, _ in tops]
-    shapes = [(x.shape[0], 1, 1) for x in stacks]
-    tangential = [_unit_or_zero(x - _along(x, pair) * pair) for x, pair in zip(stacks, pairs, strict=True)]
+def _tangent(compute, x, w, start):
+    """(3) for matrices x (k, in, out) and weights w, and the next start of power iteration (k, 2, out)."""
+    pair, start = _top_pair(w, start)
+    x = _unit(x)
+    tangential = _unit_or_zero(x - _along(x, pair) * pair)
 
-    def numbers(parts):
-        return scalars.pack([part.astype(leaves.float_dtype()) for part in parts])
-
-    def of_each(vector):
-        parts = scalars.unpack(NAME, vector, shapes)
-        return [part.astype(x.dtype) for part, x in zip(parts, stacks, strict=True)]
-
-    def factors_at(nu):
-        shifted = [x + n * pair for x, n, pair in zip(tangential, of_each(nu), pairs, strict=True)]
-        factors = map_stacks(NAME, compute, shifted, places)
-        return factors, numbers([_along(o, pair) for o, pair in zip(factors, pairs, strict=True)])
+    def factor_at(nu):
+        factor = compute(tangential + nu * pair)
+        return factor, _along(factor, pair)
 
     def halve(_, ends):
         middle = (ends[0] + ends[1]) / 2
-        above = factors_at(middle)[1] > 0
+        above = factor_at(middle)[1] > 0
         return jnp.where(above, ends[0], middle), jnp.where(above, middle, ends[1])
 
     # the nuclear norm is least at nu, so |nu| is at most twice that of x, which is at most the root of the rank
-    bound = numbers([jnp.full(x.shape[0], 2 * math.sqrt(min(x.shape[1:])), x.dtype) for x in stacks])
+    bound = 2 * math.sqrt(min(x.shape[1:])) * jnp.ones_like(x[:, :1, :1])
     below, above = jax.lax.fori_loop(0, BISECTIONS, halve, (-bound, bound))
-    lower, f_lower = factors_at(below)
-    upper, f_upper = factors_at(above)
-    shares = of_each(jnp.clip(f_upper / scalars.nonzero(f_upper - f_lower), 0, 1))  # where u v' = 0 it is (1)
-    mixed = [t * a + (1 - t) * b for t, a, b in zip(shares, lower, upper, strict=True)]
-    return [unfold(x) for x, (_, _, unfold) in zip(mixed, folded, strict=True)], [start for _, start in tops]
+    lower, f_lower = factor_at(below)
+    upper, f_upper = factor_at(above)
+    share = jnp.clip(f_upper / scalars.nonzero(f_upper - f_lower), 0, 1)  # where u v' = 0 it is (1)
+    return share * lower + (1 - share) * upper, start
 
 
 def _along(x, pair):

@@ -149,7 +149,9 @@ def orthogonalize(
         return updates, OrthogonalizeState(leaves.next_count(state.count))
 
     tx = optax.GradientTransformationExtraArgs(init, update)
-    return tx if mesh is None and param_specs is None else placed("orthogonalize", tx, mesh, param_specs)
+    if mesh is None and param_specs is None:
+        return tx
+    return optax.GradientTransformationExtraArgs(*placed("orthogonalize", tx, mesh, param_specs))
 
 
 def _table(method: Any, steps: int, safety: float | None, half: bool) -> Any:

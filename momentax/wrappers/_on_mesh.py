@@ -67,4 +67,4 @@ def on_mesh(
     checks.check_transformation(NAME, "inner", inner)
     checks.check_dtype(NAME, wire_dtype=wire_dtype)
     checks.check_choice(NAME, "layout", layout, (None, "fully_sharded"))
-    return placed(NAME, inner, mesh, param_specs, wire_dtype, layout)
+    return optax.GradientTransformationExtraArgs(*placed(NAME, inner, mesh, param_specs, wire_dtype, layout))

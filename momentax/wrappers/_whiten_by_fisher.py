@@ -27,20 +27,17 @@ that is not finite becomes NaN and stays so; `optax.apply_if_finite` keeps it ou
 notice.
 """
 
-import dataclasses
 import functools
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import optax
-from jax.sharding import PartitionSpec
 
 from momentax import checks, leaves, scalars
 from momentax.linalg import inverse_root
-from momentax.matrices import Matrices, fans, fold, map_stacks, matrices
+from momentax.matrices import fans, matrices
 from momentax.routing import Routing, Rule
-from momentax.sharding import carry
 from momentax.typing import Count, ScalarOrSchedule, Transformation
 
 NAME = "whiten_by_fisher"
@@ -124,53 +121,53 @@ def whiten_by_fisher(
 
     def update(updates, state, params=None, **extra_args):
         read = matrices(NAME, updates, routing)
-        apart, structure = read.apart(updates), jax.tree.structure(updates)
-        stacks, backs = _stacks(apart, read)
+        apart = read.apart(updates)
         shapes = _shapes(apart, read.rules, max_dim)
-        p, q = _unpack(state.factors, shapes, stacks)
-        p_root, q_root = _unpack(state.roots, shapes, stacks)
-        decay, mu = leaves.value_at(b2, state.count), leaves.value_at(damping, state.count)
+        decay, mu = (jnp.asarray(leaves.value_at(value, state.count), leaves.float_dtype()) for value in (b2, damping))
         due = state.count % update_every == 0
 
-        def averages(factors, others, outputs):
-            average = functools.partial(_average, outputs=outputs, normalize=normalize_stats)
-            return [
-                carry(average, x, *pair, jnp.asarray(decay, x.dtype), jnp.asarray(mu, x.dtype), places=[_whole])[0]
-                for x, *pair in zip(stacks, factors, others, strict=True)
-            ]
+        def step(x, p, q, p_root, q_root, decay, mu, due):
+            decay, mu = decay.astype(x.dtype), mu.astype(x.dtype)
+            average = functools.partial(_average, x, decay=decay, mu=mu, normalize=normalize_stats)
 
-        def roots(factors, old):
-            def fresh(factors, _):
-                places = [dataclasses.replace(place, spec=PartitionSpec()) for place in read.places]  # whole everywhere
-                return map_stacks(NAME, inverse_square_root, factors, places, cost=_cost)
+            def root_of(factor, old):
+                if update_every == 1:
+                    return inverse_square_root(factor)
+                return jax.lax.cond(due, inverse_square_root, lambda _: old, factor)
 
-            return fresh(factors, old) if update_every == 1 else jax.lax.cond(due, fresh, _second, factors, old)
+            p = average(p, q_root, outputs=True)  # (1)
+            p_root = root_of(p, p_root)
+            q = average(q, p_root, outputs=False)  # (2)
+            q_root = root_of(q, q_root)
+            return _sandwich(x, p_root, q_root), p, q, p_root, q_root  # (3)
 
-        def whiten(tree):
-            inputs, _ = _stacks(read.apart(tree), read)
-            whitened = [
-                carry(_sandwich, x, *pair, places=[lambda spec: spec])[0]
-                for x, *pair in zip(inputs, p_root, q_root, strict=True)
-            ]
-            new = [back(x).astype(u.dtype) for back, x, u in zip(backs, whitened, jax.tree.leaves(tree), strict=True)]
-            return read.together(jax.tree.unflatten(structure, new))
+        def whiten_again(x, p_root, q_root):
+            return _sandwich(x, p_root, q_root), p_root, q_root  # (4)
 
-        p = averages(p, q_root, outputs=True)  # (1)
-        p_root = roots(p, p_root)
-        q = averages(q, p_root, outputs=False)  # (2)
-        q_root = roots(q, q_root)
-        directions, inner_state = wrapped.update(whiten(updates), state.inner, params, **extra_args)  # (3)
+        flat = _computable(apart)
+        packed = [part for vector in (state.factors, state.roots) for part in _unpack(vector, shapes, flat)]
+        whitened, p, q, p_root, q_root = read.map(NAME, step, flat, beside=packed, shared=(decay, mu, due), cost=_cost)
+        inner_state: Any
+        directions, inner_state = wrapped.update(
+            read.together(_like(apart, whitened)), state.inner, params, **extra_args
+        )
+        new, *_ = read.map(NAME, whiten_again, _computable(read.apart(directions)), beside=[p_root, q_root], cost=_cost)
         count = leaves.next_count(state.count)
-        return whiten(directions), WhitenByFisherState(count, inner_state, _pack(p + q), _pack(p_root + q_root))  # (4)
+        new_state = WhitenByFisherState(count, inner_state, _pack(p + q), _pack(p_root + q_root))
+        return read.together(_like(apart, new)), new_state
 
     return optax.GradientTransformationExtraArgs(init, update)
 
 
-def _stacks(tree: Any, read: Matrices) -> tuple[list[jax.Array], list[Any]]:
-    """The leaves as matrices (stack, in, out) in their compute dtype, and the ways back."""
-    arrays = [x.astype(leaves.compute_dtype(x)) for x in jax.tree.leaves(tree)]
-    folded = list(map(fold, arrays, read.rules, read.places))
-    return [stack for stack, _, _ in folded], [back for _, _, back in folded]
+def _computable(tree: Any) -> list[jax.Array]:
+    """The leaves in their compute dtype."""
+    return [x.astype(leaves.compute_dtype(x)) for x in jax.tree.leaves(tree)]
+
+
+def _like(tree: Any, flat: list[jax.Array]) -> Any:
+    """A tree of new values in the old dtypes."""
+    old, structure = jax.tree.flatten(tree)
+    return jax.tree.unflatten(structure, [x.astype(u.dtype) for x, u in zip(flat, old, strict=True)])
 
 
 def _shapes(tree: Any, rules: tuple[Rule, ...], max_dim: int | None) -> list[tuple[int, ...]]:
@@ -189,31 +186,23 @@ def _pack(parts: list[jax.Array]) -> jax.Array:
     return scalars.pack([part.astype(dtype) for part in parts]) if parts else jnp.zeros(1, dtype)
 
 
-def _unpack(vector: jax.Array, shapes: list[tuple[int, ...]], stacks: list[jax.Array]) -> tuple[list, list]:
+def _unpack(vector: jax.Array, shapes: list[tuple[int, ...]], flat: list[jax.Array]) -> tuple[list, list]:
+    """P and Q, or their roots, of each leaf, in its compute dtype."""
     parts = scalars.unpack(NAME, vector, shapes)
-    parts = [part.astype(x.dtype) for part, x in zip(parts, 2 * stacks, strict=True)]
-    return parts[: len(stacks)], parts[len(stacks) :]
+    parts = [part.astype(x.dtype) for part, x in zip(parts, 2 * flat, strict=True)]
+    return parts[: len(flat)], parts[len(flat) :]
 
 
-def _second(_: Any, old: Any) -> Any:
-    return old
+def _cost(fan_in: int, fan_out: int) -> float:
+    """Operations of one matrix up to a factor that all share: products with it and roots of both sides."""
+    return (fan_in + fan_out) ** 3
 
 
-def _cost(m: int, n: int) -> float:
-    """Operations of one matrix up to a factor that all share."""
-    return m * n * n
-
-
-def _whole(spec: PartitionSpec) -> PartitionSpec:
-    del spec
-    return PartitionSpec()
-
-
-def _average(x, factor, root, decay, mu, *, outputs: bool, normalize: bool) -> tuple[jax.Array]:
+def _average(x, factor, root, *, decay, mu, outputs: bool, normalize: bool) -> jax.Array:
     """(1) for gradients x (k, in, out), the root being that of Q; or (2), the root being that of P."""
     side = factor.shape[-1]
     if side == 1:
-        return (factor,)
+        return factor
     if normalize:  # the result does not depend on the size of x, and squares of tiny numbers would be zero
         x = x / scalars.nonzero(jnp.max(jnp.abs(x), axis=(-2, -1), keepdims=True))
     y = _times(x.mT if outputs else x, root)
@@ -227,12 +216,12 @@ def _average(x, factor, root, decay, mu, *, outputs: bool, normalize: bool) -> t
     new = decay * factor * unit * unit + (1 - decay) * (data + mu * unit * unit * jnp.eye(side, dtype=x.dtype)[None])
     trace = _trace(new)
     new = jnp.where(trace == 0, factor, new * (side / scalars.nonzero(trace)))
-    return ((new + new.mT) / 2,)
+    return (new + new.mT) / 2
 
 
-def _sandwich(x: jax.Array, p: jax.Array, q: jax.Array) -> tuple[jax.Array]:
+def _sandwich(x: jax.Array, p: jax.Array, q: jax.Array) -> jax.Array:
     """(3), (4): x is (k, in, out), so Q stands on the left."""
-    return (_times(_times(x, p).mT, q).mT,)
+    return _times(_times(x, p).mT, q).mT
 
 
 def _times(x: jax.Array, root: jax.Array) -> jax.Array:
