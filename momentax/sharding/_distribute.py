@@ -14,6 +14,12 @@ from momentax.sharding._exchange import concatenated, dealt_numbers, gathered
 from momentax.sharding._places import Place, stated, tell_hidden
 from momentax.sharding._plan import Cost, Layout, Plan, plan_matrices
 
+# An operation of its own where a program is traced for shards (`momentax.sharding.on_shards`). The class is that of
+# jax.extend.core, whose import brings Pallas along.
+distribute_p: Any = type(jax.lax.add_p)("distribute")
+distribute_p.multiple_results = True
+distribute_p.def_abstract_eval(lambda *operands, job, lies, renewed: [operands[index] for index in renewed])
+
 
 def distribute(
     name: str,
@@ -81,7 +87,7 @@ def distribute(
         lies = tuple(Place(spec=spec).shards(jnp.ndim(x)) for x, spec in zip(operands, specs, strict=True))
         first = len(own) * (1 + len(more))
         renewed = (*range(len(own)), *range(first, first + len(numbers)))
-        results = _primitive().bind(*operands, job=job, lies=lies, renewed=renewed)
+        results = distribute_p.bind(*operands, job=job, lies=lies, renewed=renewed)
     else:
         # results that are gathered are the same on all devices, which types cannot always tell
         on_mesh = jax.shard_map(
@@ -95,17 +101,6 @@ def distribute(
         results = on_mesh(*operands)
     lists = [list(results[at : at + len(arrays)]) for at in range(0, len(results), len(arrays))]
     return tuple(lists) if beside else lists[0]
-
-
-@functools.cache
-def _primitive() -> Any:
-    """An operation of its own, where a program is traced for shards (`momentax.sharding.on_shards`)."""
-    from jax.extend.core import Primitive  # brings much along
-
-    primitive = Primitive("distribute")
-    primitive.multiple_results = True
-    primitive.def_abstract_eval(lambda *operands, job, lies, renewed: [operands[index] for index in renewed])
-    return primitive
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
