@@ -16,6 +16,7 @@ from momentax.optimizers import fismo as fismo
 from momentax.optimizers import hybrid_auon as hybrid_auon
 from momentax.optimizers import lion_k as lion_k
 from momentax.optimizers import muon as muon
+from momentax.optimizers import muon_bp as muon_bp
 from momentax.optimizers import muon_pp as muon_pp
 from momentax.optimizers import muonh as muonh
 from momentax.optimizers import namo as namo
@@ -32,6 +33,7 @@ from momentax.transforms import clip_to_average_max as clip_to_average_max
 from momentax.transforms import heavy_ball as heavy_ball
 from momentax.transforms import normalize_rows as normalize_rows
 from momentax.transforms import orthogonalize as orthogonalize
+from momentax.transforms import orthogonalize_blocks as orthogonalize_blocks
 from momentax.transforms import retract_to_sphere as retract_to_sphere
 from momentax.transforms import scale_by_adam as scale_by_adam
 from momentax.transforms import scale_by_adan as scale_by_adan

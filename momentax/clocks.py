@@ -16,6 +16,17 @@ def due(t: Any, every: int) -> Any:
     return (t > 0) & (t % every == 0)
 
 
+def periodic(every: int | None, then: ScalarOrSchedule, otherwise: ScalarOrSchedule) -> ScalarOrSchedule:
+    """`then` in the steps 0, every, 2 every, ..., and `otherwise` between them; always `otherwise` with every=None.
+
+    >>> [float(periodic(3, 1.0, 0.5)(jnp.asarray(count))) for count in range(5)]
+    [1.0, 0.5, 0.5, 1.0, 0.5]
+    """
+    if every is None or every == 1:
+        return otherwise if every is None else then
+    return lambda count: jnp.where(count % every == 0, value_at(then, count), value_at(otherwise, count))
+
+
 def apart(every: int) -> Callable[[Any, Any, Any], Any]:
     """The predicate of resets that leave `every` steps between them, the first ones included.
 

@@ -5,8 +5,9 @@ A matrix technique sees only leaves that are matrices for certain, and matrices 
 """
 
 import dataclasses
+import functools
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -42,14 +43,44 @@ class Matrices:
         """The way back from `apart`."""
         return self._each(_together, tree)
 
-    def map(self, name: str, function: Callable[[jax.Array], jax.Array], arrays: Sequence[jax.Array], **options: Any):
-        """`function` of all matrices of the leaves that `apart` gives: `momentax.sharding.distribute`."""
-        axes = [(rule.batch_axes, rule.in_axes, rule.out_axes) for rule in self.rules]
-        return distribute(name, function, arrays, axes, self.places, **options)
+    def map(
+        self,
+        name: str,
+        function: Callable[..., Any],
+        arrays: Sequence[jax.Array],
+        *,
+        more: Sequence[Sequence[jax.Array]] = (),
+        beside: Sequence[Sequence[jax.Array]] = (),
+        **options: Any,
+    ) -> Any:
+        """`function` of all matrices of the leaves: `momentax.sharding.distribute`."""
+        together, rules, places = self.read_whole(arrays, bool(beside))
+
+        def each(function, xs):
+            known = zip(xs, self.fused, self.whole, together, strict=True)
+            return [x if t else function(x, rule, place) for x, rule, place, t in known]
+
+        axes = [(rule.batch_axes, rule.in_axes, rule.out_axes, rule.blocks) for rule in rules]
+        lists = [each(_apart, xs) for xs in (arrays, *more)]
+        new = distribute(name, function, lists[0], axes, places, more=lists[1:], beside=beside, **options)
+        return (each(_together, new[0]), *new[1:]) if beside else each(_together, new)
+
+    def read_whole(self, arrays: Sequence[Any], beside: bool = False) -> tuple[list[bool], list[Rule], list[Place]]:
+        """Which leaves travel with their blocks side by side, and how leaves are read and lie as they travel.
+
+        Blocks along an axis that is sharded are apart only where they are computed, unless there are numbers `beside`.
+        """
+        together = [
+            rule.blocks > 1 and bool(place.shards(x.ndim)[rule.out_axes[-1]]) and not beside
+            for rule, place, x in zip(self.fused, self.whole, arrays, strict=True)
+        ]
+        rules = [fused if t else rule for fused, rule, t in zip(self.fused, self.rules, together, strict=True)]
+        places = [whole if t else place for whole, place, t in zip(self.whole, self.places, together, strict=True)]
+        return together, rules, places
 
     def fans(self, arrays: Sequence[jax.Array]) -> list[tuple[int, int]]:
-        """Inputs and outputs of the matrices of each leaf that `apart` gives."""
-        return [fans(x.shape, rule) for x, rule in zip(arrays, self.rules, strict=True)]
+        """Inputs and outputs of the matrices of each leaf."""
+        return [fans(x.shape, rule) for x, rule in zip(arrays, self.fused, strict=True)]
 
     def _each(self, function: Callable[..., Any], tree: Any) -> Any:
         if tree is None or all(rule.blocks == 1 for rule in self.fused):
@@ -75,7 +106,7 @@ def matrices(function: str, tree: Any, routing: Routing | None) -> Matrices:
                 "matrices are needed: give it to another transformation with momentax.partition_by_rule, or, if it is "
                 f"a matrix, say so: routing={{'{name}': momentax.routing.matrix(in_axes=..., out_axes=...)}}."
             )
-        places.append(place_of(name, leaf) if isinstance(leaf, jax.Array) else Place())
+        places.append(place_of(name, leaf))
     apart = tuple(map(_place_apart, places, rules))
     return Matrices(tuple(map(_rule_apart, rules)), apart, tuple(rules), tuple(places))
 
@@ -121,26 +152,48 @@ def _together(x: jax.Array, rule: Rule, place: Place) -> jax.Array:
     return carry(lambda x: (x.reshape(shape),), x, places=[lambda spec: place.spec])[0]
 
 
-def fold(x: jax.Array, rule: Rule, place: Place) -> tuple[jax.Array, Place, Callable[[jax.Array], jax.Array]]:
-    """The leaf as matrices (stack, in, out), where they lie, and the way back."""
-    groups = (rule.batch_axes, rule.in_axes, rule.out_axes)
-    there, back = leaves.folding(x.shape, groups)
-    lies = place.shards(x.ndim)
-    merged = PartitionSpec(*(tuple(name for axis in group for name in lies[axis]) or None for group in groups))
-    stack = carry(lambda x: (there(x),), x, places=[lambda _: merged])[0]
-    place_of_stack = dataclasses.replace(place, spec=merged)
-    return stack, place_of_stack, lambda y: carry(lambda y: (back(y),), y, places=[lambda _: place.spec])[0]
+def cut(
+    x: jax.Array, rule: Rule, place: Place, parts: Sequence[int]
+) -> tuple[jax.Array, Rule, Place, Callable[[jax.Array], jax.Array]]:
+    """A leaf whose matrices are cut into blocks: each a matrix of its own, its axes, where it lies, and the way back.
+
+    An axis for the parts stands in front of each axis that is cut. Shards of whole parts stay where they are, and so do
+    parts of whole shards.
+
+    Args:
+      x: the leaf; lengths of its axes are multiples of `parts`.
+      rule: its axes. Matrices side by side are cut where they meet, too, so that each part is of one of them.
+      place: where it lies.
+      parts: for each axis into how many equal parts it is cut.
+    """
+    shape: list[int] = []
+    lies: list[tuple[str, ...]] = []
+    new: list[int] = []  # axes of the parts
+    at: list[int] = []  # where the axes of the leaf are now
+    for axis, (length, number, names) in enumerate(zip(x.shape, parts, place.shards(x.ndim), strict=True)):
+        number = math.lcm(number, rule.blocks) if axis == rule.out_axes[-1] else number
+        if number > 1:
+            new.append(len(shape))
+            outer, names = _of_parts(names, number, place.sizes)
+            shape, lies, length = [*shape, number], [*lies, outer], length // number
+        at.append(len(shape))
+        shape, lies = [*shape, length], [*lies, names]
+    spec = PartitionSpec(*(names or None for names in lies))
+    ins, outs, batch = (tuple(at[axis] for axis in axes) for axes in (rule.in_axes, rule.out_axes, rule.batch_axes))
+    of_blocks = dataclasses.replace(rule, in_axes=ins, out_axes=outs, batch_axes=(*batch, *new), blocks=1)
+    pieces = carry(lambda x: (x.reshape(shape),), x, places=[lambda _: spec])[0]
+    whole, own = x.shape, place.spec
+    back = functools.partial(carry, lambda y: (y.reshape(whole),), places=[lambda _: own])
+    return pieces, of_blocks, dataclasses.replace(place, spec=spec), lambda y: back(y)[0]
 
 
-def map_stacks(
-    name: str,
-    function: Callable[[jax.Array], jax.Array],
-    stacks: Sequence[jax.Array],
-    places: Sequence[Place],
-    **options: Any,
-) -> list[jax.Array]:
-    """`function` of all matrices of what `fold` gives: `momentax.sharding.distribute`."""
-    return distribute(name, function, stacks, [((0,), (1,), (2,))] * len(stacks), places, **options)
+def _of_parts(names: tuple[str, ...], parts: int, sizes: Mapping[str, int]) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """The mesh axes of an axis that is cut: over which whole parts are sharded, and over which each part is."""
+    devices, outer = 1, 0
+    while outer < len(names) and parts % (devices * sizes.get(names[outer], 1)) == 0:
+        devices *= sizes.get(names[outer], 1)
+        outer += 1
+    return names[:outer], names[outer:] if devices == parts else ()
 
 
 def fans(shape: Sequence[int], rule: Rule) -> tuple[int, int]:

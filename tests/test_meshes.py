@@ -8,10 +8,10 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from catalogue import CASES
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
 import momentax
-from catalogue import CASES
 
 # name: shape and partition over a mesh x=2, y=4
 LEAVES = {

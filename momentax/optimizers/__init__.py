@@ -10,6 +10,7 @@ from momentax.optimizers._fismo import fismo as fismo
 from momentax.optimizers._hybrid_auon import hybrid_auon as hybrid_auon
 from momentax.optimizers._lion_k import lion_k as lion_k
 from momentax.optimizers._muon import muon as muon
+from momentax.optimizers._muon_bp import muon_bp as muon_bp
 from momentax.optimizers._muon_pp import muon_pp as muon_pp
 from momentax.optimizers._muonh import muonh as muonh
 from momentax.optimizers._namo import namo as namo

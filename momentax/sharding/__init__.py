@@ -7,6 +7,7 @@ from momentax.sharding._places import Place as Place
 from momentax.sharding._places import place_of as place_of
 from momentax.sharding._places import stated as stated
 from momentax.sharding._places import stating as stating
+from momentax.sharding._plan import Group as Group
 from momentax.sharding._plan import Layout as Layout
 from momentax.sharding._plan import Plan as Plan
 from momentax.sharding._plan import plan_matrices as plan_matrices

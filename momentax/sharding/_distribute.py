@@ -25,7 +25,7 @@ def distribute(
     name: str,
     function: Callable[..., Any],
     arrays: Sequence[jax.Array],
-    axes: Sequence[tuple[Sequence[int], Sequence[int], Sequence[int]]],
+    axes: Sequence[tuple[Sequence[int], Sequence[int], Sequence[int], int]],
     places: Sequence[Place],
     *,
     more: Sequence[Sequence[jax.Array]] = (),
@@ -45,29 +45,30 @@ def distribute(
       function: from matrices (k, in, out) to matrices of the same shape and dtype, each by itself; it knows no mesh.
         With `beside` it takes them behind the matrices and returns (matrices, *beside).
       arrays: any number of axes each.
-      axes: for each array its batch, input and output axes; merged axes are in this order, major first.
+      axes: for each array its batch, input and output axes, merged in this order, major first, and the number of
+        matrices that lie side by side along the last output axis.
       places: where each lies.
       more: further lists like `arrays`, lying alike, whose matrices the function takes behind those of `arrays`.
       beside: lists of arrays (matrices of the array, ...) that are whole on every device: numbers that belong to the
         matrices, which the function reads and renews.
       shared: scalars that the function takes last.
       transposes: whether function(x') = function(x)', so that matrices (m, n) and (n, m) may share a batch.
-      cost: of one matrix (in, out), in any unit: what is balanced over devices. None: that of Newton-Schulz.
+      cost: FLOPs of one matrix (in, out), for the plan. None: those of Newton-Schulz.
       wire_dtype: dtype in which matrices travel, where they do; None is their own.
 
     Returns:
       A list of arrays like `arrays`, lying as they do; with `beside`, (this list, *lists like those of `beside`).
 
     Example:
-      >>> [y] = distribute("example", lambda x: 2 * x, [jnp.ones((1, 2))], [((), (0,), (1,))], [Place()])
+      >>> [y] = distribute("example", lambda x: 2 * x, [jnp.ones((1, 2))], [((), (0,), (1,), 1)], [Place()])
       >>> print(y)
       [[2. 2.]]
     """
     if not arrays:
         return ([], *([] for _ in beside)) if beside else []
     layouts = [
-        Layout(tuple(batch), tuple(ins), tuple(outs), place.shards(x.ndim))
-        for x, (batch, ins, outs), place in zip(arrays, axes, places, strict=True)
+        Layout(tuple(batch), tuple(ins), tuple(outs), place.shards(x.ndim), blocks)
+        for x, (batch, ins, outs, blocks), place in zip(arrays, axes, places, strict=True)
     ]
     place = next((place for place in places if place.mesh is not None), Place())
     hidden = next((place.hidden for place in places if place.hidden is not None), None)
@@ -75,7 +76,9 @@ def distribute(
     if hidden is not None and not assumed:
         tell_hidden(name)
     wire_dtype = wire_dtype if stated().wire_dtype is None else stated().wire_dtype
-    plan = plan_matrices(arrays, layouts, place.sizes, transposes=transposes, cost=cost)
+    plan = plan_matrices(
+        arrays, layouts, place.sizes, transposes=transposes, cost=cost, share_copies=stated().share_copies
+    )
     job = _Job(function, plan, layouts, wire_dtype, hidden if assumed else None, 1 + len(more), len(beside))
     numbers = list(itertools.chain(*beside))
     operands = [*arrays, *itertools.chain(*more), *numbers, *map(jnp.asarray, shared)]
@@ -144,7 +147,7 @@ class _Job:
         batches = [batch for batch in plan.batches if batch[0] in positions]
 
         def branch(kind, inputs):
-            number = dict(zip(positions, kind, strict=True))
+            number = {p: held * plan.groups[p].blocks for p, held in zip(positions, kind, strict=True)}
             new = {p: [inputs[p][column] for column in keep] for p in positions}
             for batch in batches:
                 full = [p for p in batch if number[p]]

@@ -32,6 +32,10 @@ def gathered(
     x = _dealt(x, runs)
     if hidden is not None:
         x = _laid(x, hidden, 0)
+    # buffers of all devices, which lie in the order of the mesh: (split..., move..., k, *local)
+    devices = tuple(plan.sizes[name] for name in group.dealt)
+    turned = [*map(group.dealt.index, group.split + group.move), *range(len(devices), x.ndim + len(devices))]
+    x = x.reshape(*devices, -1, *local).transpose(turned)
     if split > 1:
         x = _own(x.reshape(split, -1, *local), group.split)
     if move > 1:
@@ -47,11 +51,24 @@ def gathered(
     whole = tuple(length for length, _ in group.dims)
     x = x.reshape(apart).transpose(order).reshape(group.capacity, *whole)
     sides = (0, *(1 + d for d in group.ins), *(1 + d for d in group.outs))
-    matrices = x.transpose(sides).reshape(group.capacity, *group.matrix).astype(group.dtype)
+    sorted_by_side = [group.capacity, *(whole[d] for d in (*group.ins, *group.outs))]
+    x = x.transpose(sides).astype(group.dtype)
+    if group.blocks > 1:  # side by side along the last output: (k, ins..., outs..., blocks, rest) -> (k, blocks, ...)
+        x = x.reshape(*sorted_by_side[:-1], group.blocks, -1)
+        parted = x.shape
+        x = jnp.moveaxis(x, -2, 1)
+    matrices = x.reshape(-1, *group.matrix)
 
     def back(y):
-        y = y.astype(wire).reshape(group.capacity, *(whole[d] for d in (*group.ins, *group.outs)))
-        y = y.transpose(_inverse(sides)).reshape([apart[axis] for axis in order]).transpose(_inverse(order))
+        y = y.astype(wire)
+        if group.blocks > 1:
+            y = jnp.moveaxis(y.reshape(group.capacity, group.blocks, *parted[1:-2], parted[-1]), 1, -2)
+        y = (
+            y.reshape(sorted_by_side)
+            .transpose(_inverse(sides))
+            .reshape([apart[axis] for axis in order])
+            .transpose(_inverse(order))
+        )
         if gather > 1:
             y = _own(y.reshape(gather, -1, *y.shape[len(names) :]), group.gather)
         if move > 1:
@@ -61,6 +78,8 @@ def gathered(
             y = _laid(_laid(y, hidden, 0), hidden, 1)
         if split > 1:
             y = jax.lax.all_gather(y, group.split, tiled=True, to="invarying")
+        y = y.reshape(*(plan.sizes[name] for name in group.split + group.move), -1, *local)
+        y = y.transpose(_inverse(turned)).reshape(-1, *local)
         y = _collected(y, runs)
         results, start = [], 0
         for stack, unstack in unfolded:

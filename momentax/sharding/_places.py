@@ -24,6 +24,7 @@ class Stated:
       wire_dtype: dtype in which matrices travel; None: that of the technique.
       layout: "fully_sharded", or None.
       inside: whether whole arrays are traced for shards inside `jax.shard_map` (`on_shards`).
+      share_copies: whether devices that hold copies of matrices may share the work and gather the results.
     """
 
     mesh: Any = None
@@ -31,6 +32,7 @@ class Stated:
     wire_dtype: Any = None
     layout: str | None = None
     inside: bool = False
+    share_copies: bool = True
 
 
 NOTHING = Stated()
@@ -86,14 +88,16 @@ class Place:
         return tuple(axes_of(entry) for entry in entries)
 
 
-def place_of(path: str, x: jax.Array) -> Place:
-    """Where a leaf lies, by what was stated of its path, or by its type."""
+def place_of(path: str, x: Any) -> Place:
+    """Where a leaf lies, by what was stated of its path, or by its type; shapes have no type."""
     stated = _STATED.get()
-    seen = jax.typeof(x).sharding.mesh
+    seen: Any = jax.typeof(x).sharding.mesh if isinstance(x, jax.Array) else None
     spec = None if stated.specs is None else stated.specs.get(path)
     if spec is not None:
         mesh = seen if stated.mesh is None else stated.mesh
         return Place(mesh, fitting(spec, x.shape, mesh.shape), inside=stated.inside)
+    if seen is None:
+        return Place()
     if AxisType.Explicit in seen.axis_types:
         return Place(seen, jax.typeof(x).sharding.spec)
     return Place(hidden=seen if isinstance(x, jax.core.Tracer) and auto_axes(seen) else None)

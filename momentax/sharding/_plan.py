@@ -1,16 +1,19 @@
 """Which matrices each device computes, and what travels for it: decided from shapes and partitions alone."""
 
 import dataclasses
+import functools
+import heapq
 import itertools
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
 Cost = Callable[[int, int], float]
 Dim = tuple[int, tuple[str, ...]]  # length of an axis, and the mesh axes over which it is sharded
-WORTH_BRANCHES = 1.1  # by how much branches must lower the load of the busiest device
+FLOPS_PER_BYTE = 1000  # that an accelerator computes while it receives a byte; only ratios of times are asked for
+WORTH_BRANCHES = 1.1  # by how much branches for different devices must shorten the time
 MANY_BRANCHES = 8  # each is compiled by itself
 
 
@@ -23,12 +26,14 @@ class Layout:
       in_axes: whose entries are the rows of a matrix.
       out_axes: whose entries are its columns.
       shards: for each axis the mesh axes over which it is sharded, major first.
+      blocks: matrices that lie side by side along the last output axis, and travel together.
     """
 
     batch_axes: tuple[int, ...]
     in_axes: tuple[int, ...]
     out_axes: tuple[int, ...]
     shards: tuple[tuple[str, ...], ...]
+    blocks: int = 1
 
     @property
     def matrix_axes(self) -> tuple[int, ...]:
@@ -49,24 +54,28 @@ class Group:
       dims: of one matrix, as it lies in the arrays: length, and mesh axes over which it is sharded.
       ins: which of the dims are inputs, major first.
       outs: which are outputs.
+      blocks: matrices side by side along the last output, each computed by itself.
       dtype: of the arrays.
       count: matrices of a device's shards: along stacked axes that are sharded, devices have their own.
-      move: mesh axes, in the order of the dims.
-      gather: mesh axes, in the order of the dims.
+      move: mesh axes.
+      gather: mesh axes.
       split: mesh axes.
+      dealt: those of `split` and `move`, whose devices compute different matrices, in the order of the mesh.
       stacked: mesh axes over which stacks are sharded, which need nothing.
-      held: for each device of `split` and `move` (major to minor) how many matrices it computes.
+      held: for each device of `dealt` (major to minor) how many matrices it computes.
     """
 
     members: tuple[int, ...]
     dims: tuple[Dim, ...]
     ins: tuple[int, ...]
     outs: tuple[int, ...]
+    blocks: int
     dtype: Any
     count: int
     move: tuple[str, ...]
     gather: tuple[str, ...]
     split: tuple[str, ...]
+    dealt: tuple[str, ...]
     stacked: tuple[str, ...]
     held: tuple[int, ...]
 
@@ -77,14 +86,9 @@ class Group:
 
     @property
     def matrix(self) -> tuple[int, int]:
-        """Inputs and outputs of one matrix."""
+        """Inputs and outputs of one matrix, as it is computed."""
         fan_in, fan_out = (math.prod(self.dims[d][0] for d in side) for side in (self.ins, self.outs))
-        return fan_in, fan_out
-
-    @property
-    def dealt(self) -> tuple[str, ...]:
-        """The mesh axes whose devices compute different matrices."""
-        return self.split + self.move
+        return fan_in, fan_out // self.blocks
 
 
 @dataclasses.dataclass(frozen=True)
@@ -110,12 +114,7 @@ class Plan:
 
     def received(self, group: Group) -> int:
         """Entries that a device receives for a group, both ways, by bandwidth-optimal collectives."""
-        return round(
-            _received(
-                math.prod(group.matrix) * group.capacity,
-                *(self.number(names) for names in (group.move, group.gather, group.split)),
-            )
-        )
+        return round(_received(group, self.sizes))
 
 
 def plan_matrices(
@@ -125,18 +124,21 @@ def plan_matrices(
     *,
     transposes: bool = False,
     cost: Cost | None = None,
+    share_copies: bool = True,
 ) -> Plan:
-    """Groups matrices by shape, dtype and placement, and deals each group to as few devices as its number fills.
+    """Groups matrices by shape, dtype and placement, and deals them to devices.
 
-    The busiest device has as little to compute as whole matrices allow; of the ways that give that, a group takes the
-    one for which least is received.
+    Of the ways to do that, the one with the shortest time, estimated by what the busiest device computes and what each
+    receives. A group by itself goes to as many devices as there are matrices, over as few mesh axes as that takes;
+    several share the devices by longest processing time first, where that is worth a branch for each kind of device.
 
     Args:
       arrays: arrays or shapes with dtypes.
       layouts: of each.
       sizes: devices of each mesh axis; None or empty: every device computes everything.
       transposes: whether matrices (m, n) and (n, m) share a batch.
-      cost: of one matrix (in, out), in any unit; None: max(in, out) min(in, out)^2, as for Newton-Schulz.
+      cost: FLOPs of one matrix (in, out). None: those of five steps of Newton-Schulz.
+      share_copies: whether devices that hold copies may share the work and gather the results.
 
     >>> import jax
     >>> x = jax.ShapeDtypeStruct((8, 4, 6), "float32")
@@ -152,16 +154,20 @@ def plan_matrices(
         dims = tuple((array.shape[axis], shards[axis]) for axis in axes)
         sides = tuple(tuple(map(axes.index, side)) for side in (layout.in_axes, layout.out_axes))
         stacked = tuple(name for axis in layout.batch_axes for name in shards[axis])
-        keys.setdefault((dims, sides, np.dtype(array.dtype), stacked), []).append(position)
-    groups = []
-    for (dims, (ins, outs), dtype, stacked), members in keys.items():
-        count = sum(math.prod(arrays[m].shape[axis] for axis in layouts[m].batch_axes) for m in members)
-        count //= math.prod(sizes[name] for name in stacked)
-        move, gather, split = _ways(dims, stacked, count, sizes)
-        devices = math.prod(sizes[name] for name in move + split)
-        held = (-(-count // devices),) * devices
-        groups.append(Group(tuple(members), dims, ins, outs, dtype, count, move, gather, split, stacked, held))
-    groups = _balance(groups, cost or _newton_schulz)
+        keys.setdefault((dims, sides, layout.blocks, np.dtype(array.dtype), stacked), []).append(position)
+    cost = cost or _newton_schulz
+    found = []
+    for spread in (False, True):
+        groups = []
+        for (dims, (ins, outs), blocks, dtype, stacked), members in keys.items():
+            count = sum(math.prod(arrays[m].shape[axis] for axis in layouts[m].batch_axes) for m in members)
+            count //= math.prod(sizes[name] for name in stacked)
+            whole = Group(tuple(members), dims, ins, outs, blocks, dtype, count, (), (), (), (), stacked, (count,))
+            groups.append(
+                min(_ways(whole, sizes, share_copies), key=functools.partial(_price, sizes=sizes, spread=spread))
+            )
+        found += [groups, _balanced(groups, cost, sizes, at_most_even=True), _balanced(groups, cost, sizes)]
+    groups = min(found, key=lambda groups: _time(groups, cost, sizes))
     batches: dict[tuple, list[int]] = {}
     for position, group in enumerate(groups):
         shape = tuple(sorted(group.matrix)) if transposes else group.matrix
@@ -171,57 +177,86 @@ def plan_matrices(
 
 
 def _newton_schulz(fan_in: int, fan_out: int) -> float:
-    return max(fan_in, fan_out) * min(fan_in, fan_out) ** 2
+    m, n = sorted((fan_in, fan_out))
+    return 5 * (4 * m * m * n + 2 * m**3)
 
 
-def _ways(dims: Sequence[Dim], stacked: Sequence[str], count: int, sizes: Mapping[str, int]):
-    """(move, gather, split): least to compute on the busiest device, then least to receive, then fewest collectives."""
-    used = [name for _, names in dims for name in names]
-    free = [name for name in sizes if name not in used and name not in stacked]
-    entries = math.prod(length for length, _ in dims)
-
-    def price(ways):
-        move, gather, split = (math.prod(sizes[name] for name in names) for names in ways)
-        capacity = -(-count // (move * split))
-        collectives = 2 * (move > 1) + (gather > 1) + (split > 1)
-        return capacity, _received(entries * capacity, move, gather, split), collectives
-
-    options = [(move, gather, split) for move, gather in _partings(used) for split, _ in _partings(free)]
-    return min(options, key=price)
+def _ways(whole: Group, sizes: Mapping[str, int], share_copies: bool) -> Iterator[Group]:
+    """All ways to deal a group, each device as many matrices as the others."""
+    used = [name for name in sizes if any(name in names for _, names in whole.dims)]
+    free = [name for name in sizes if name not in used and name not in whole.stacked and share_copies]
+    for (move, gather), (split, _) in itertools.product(_partings(used), _partings(free)):
+        dealt = tuple(name for name in sizes if name in move + split)
+        devices = math.prod(sizes[name] for name in dealt)
+        held = (-(-whole.count // devices),) * devices
+        yield dataclasses.replace(whole, move=move, gather=gather, split=split, dealt=dealt, held=held)
 
 
-def _partings(names: Sequence[str]):
+def _partings(names: Sequence[str]) -> Iterator[tuple[tuple[str, ...], tuple[str, ...]]]:
     """All ways to part names in two."""
     for choice in itertools.product((True, False), repeat=len(names)):
         yield tuple(itertools.compress(names, choice)), tuple(n for n, c in zip(names, choice, strict=True) if not c)
 
 
-def _received(computed: int, move: int, gather: int, split: int) -> float:
+def _price(group: Group, sizes: Mapping[str, int], spread: bool) -> tuple[float, ...]:
+    """Least on the busiest device; or, spread, most devices; then least to receive, then fewest collectives."""
+    collectives = 2 * bool(group.move) + bool(group.gather) + bool(group.split)
+    return -len(group.held) if spread else group.capacity, _received(group, sizes), collectives
+
+
+def _received(group: Group, sizes: Mapping[str, int]) -> float:
     """Entries that a device receives: of `move` both ways, of `gather` before, of `split` after."""
+    move, gather, split = (math.prod(sizes[name] for name in w) for w in (group.move, group.gather, group.split))
+    computed = math.prod(length for length, _ in group.dims) * group.capacity
     there_and_back = 2 * computed * (move - 1) / (move * gather)
     return there_and_back + computed * (gather - 1) / gather + computed * (split - 1) / gather
 
 
-def _balance(groups: list[Group], cost: Cost) -> list[Group]:
-    """Gives devices that one group leaves idle to the others, where that is worth a branch for each kind of device."""
+def _price_of(group: Group, cost: Cost) -> float:
+    """FLOPs of what travels as one matrix."""
+    return group.blocks * cost(*group.matrix)
+
+
+def _by_devices(groups: Sequence[Group]) -> Iterator[list[int]]:
+    """Positions of groups that are dealt to the same devices."""
+    for dealt in dict.fromkeys(group.dealt for group in groups):
+        yield [position for position, group in enumerate(groups) if group.dealt == dealt]
+
+
+def _time(groups: Sequence[Group], cost: Cost, sizes: Mapping[str, int]) -> float:
+    """In bytes received."""
+    time = 0.0
+    for positions in _by_devices(groups):
+        load = sum(np.asarray(groups[p].held) * _price_of(groups[p], cost) for p in positions)
+        received = sum(_received(groups[p], sizes) * groups[p].dtype.itemsize for p in positions)
+        kinds = len(set(zip(*(groups[p].held for p in positions), strict=True)))
+        if kinds > MANY_BRANCHES:
+            return math.inf
+        time += (np.max(load) / FLOPS_PER_BYTE + received) * (WORTH_BRANCHES if kinds > 1 else 1.0)
+    return time
+
+
+def _balanced(groups: Sequence[Group], cost: Cost, sizes: Mapping[str, int], at_most_even: bool = False) -> list[Group]:
+    """Longest processing time first: each matrix to the device with the least to do so far.
+
+    `at_most_even`: no device takes more of a group than an even share, so that buffers stay as short as they can be.
+    """
     balanced = list(groups)
-    by_devices: dict[tuple[str, ...], list[int]] = {}
-    for position, group in enumerate(groups):
-        by_devices.setdefault(group.dealt, []).append(position)
-    for positions in by_devices.values():
-        prices = {p: cost(*groups[p].matrix) for p in positions}
-        load = np.zeros(len(groups[positions[0]].held))
-        dealt = {}
-        for position in sorted(positions, key=lambda p: -prices[p]):  # longest processing time first
-            each, over = divmod(groups[position].count, len(load))
-            dealt[position] = np.full(len(load), each)
-            load += each * prices[position]
-            for device in np.argsort(load, kind="stable")[:over]:
-                dealt[position][device] += 1
-                load[device] += prices[position]
-        branches = set(zip(*(dealt[p].tolist() for p in positions), strict=True))
-        padded = sum(prices[p] * groups[p].capacity for p in positions)
-        if len(branches) <= MANY_BRANCHES and padded > WORTH_BRANCHES * max(load):
-            for position in positions:
-                balanced[position] = dataclasses.replace(groups[position], held=tuple(dealt[position].tolist()))
+    for positions in _by_devices(groups):
+        devices = len(groups[positions[0]].held)
+        load = [0.0] * devices
+        for position in sorted(positions, key=lambda p: -_price_of(groups[p], cost)):
+            group, price = groups[position], _price_of(groups[position], cost)
+            even = max(0, group.count // devices - (not at_most_even))
+            over, held = group.count - even * devices, [even] * devices
+            load = [so_far + even * price for so_far in load]
+            heap = [(so_far, device) for device, so_far in enumerate(load)]
+            heapq.heapify(heap)
+            for _ in range(over):
+                so_far, device = heapq.heappop(heap)
+                held[device] += 1
+                load[device] += price
+                if not at_most_even:
+                    heapq.heappush(heap, (load[device], device))
+            balanced[position] = dataclasses.replace(group, held=tuple(held))
     return balanced

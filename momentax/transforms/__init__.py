@@ -10,6 +10,7 @@ from momentax.transforms._heavy_ball import HeavyBallState as HeavyBallState
 from momentax.transforms._heavy_ball import heavy_ball as heavy_ball
 from momentax.transforms._normalize_rows import normalize_rows as normalize_rows
 from momentax.transforms._orthogonalize import orthogonalize as orthogonalize
+from momentax.transforms._orthogonalize_blocks import orthogonalize_blocks as orthogonalize_blocks
 from momentax.transforms._retract_to_sphere import retract_to_sphere as retract_to_sphere
 from momentax.transforms._scale_by_adam import ScaleByAdamState as ScaleByAdamState
 from momentax.transforms._scale_by_adam import scale_by_adam as scale_by_adam

@@ -115,20 +115,20 @@ def bound_spectral_norm(
         count = jnp.zeros([], jnp.int32)
         if not tangent:
             return BoundSpectralNormState(count, None)
-        shapes = _shapes(jax.eval_shape(read.apart, params), read.rules)
+        shapes = _shapes(params, read.fused)
         return BoundSpectralNormState(count, jnp.zeros(scalars.vector_size(shapes)))
 
     def update(updates, state, params=None, **extra_args):
         del extra_args
         read = matrices(NAME, updates, routing)
-        flat, treedef = jax.tree.flatten(read.apart(updates))
+        flat, treedef = jax.tree.flatten(updates)
         wide = [x.astype(leaves.compute_dtype(x)) for x in flat]
         top = state.top
         if tangent:
             params = leaves.require_params(NAME, params)
             leaves.leaves_like(NAME, updates, params)
-            weights = [w.astype(x.dtype) for w, x in zip(jax.tree.leaves(read.apart(params)), wide, strict=True)]
-            starts = scalars.unpack(NAME, state.top, _shapes(read.apart(updates), read.rules))
+            weights = [w.astype(x.dtype) for w, x in zip(jax.tree.leaves(params), wide, strict=True)]
+            starts = scalars.unpack(NAME, state.top, _shapes(updates, read.fused))
             starts = [start.astype(x.dtype) for start, x in zip(starts, wide, strict=True)]
             results, starts = read.map(
                 NAME, functools.partial(_tangent, compute), wide, more=[weights], beside=[starts]
@@ -141,8 +141,7 @@ def bound_spectral_norm(
         for result, x, (fan_in, fan_out) in zip(results, flat, read.fans(flat), strict=True):
             scale = jnp.asarray(size * math.sqrt(fan_out / fan_in), result.dtype)  # (2)
             new.append((scale * result).astype(x.dtype))
-        updates = read.together(jax.tree.unflatten(treedef, new))
-        return updates, BoundSpectralNormState(leaves.next_count(state.count), top)
+        return jax.tree.unflatten(treedef, new), BoundSpectralNormState(leaves.next_count(state.count), top)
 
     return optax.GradientTransformationExtraArgs(init, update)
 

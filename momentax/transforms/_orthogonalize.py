@@ -141,12 +141,11 @@ def orthogonalize(
 
     def update(updates, state, params=None, **extra_args):
         del params, extra_args
-        stacks = matrices("orthogonalize", updates, routing)
-        flat, treedef = jax.tree.flatten(stacks.apart(updates))
+        read = matrices("orthogonalize", updates, routing)
+        flat, treedef = jax.tree.flatten(updates)
         rounded = flat if input_dtype is None else [u.astype(input_dtype).astype(u.dtype) for u in flat]
-        new = stacks.map("orthogonalize", compute, rounded, transposes=not callable(method), wire_dtype=travels)
-        updates = stacks.together(jax.tree.unflatten(treedef, new))
-        return updates, OrthogonalizeState(leaves.next_count(state.count))
+        new = read.map("orthogonalize", compute, rounded, transposes=not callable(method), wire_dtype=travels)
+        return jax.tree.unflatten(treedef, new), OrthogonalizeState(leaves.next_count(state.count))
 
     tx = optax.GradientTransformationExtraArgs(init, update)
     if mesh is None and param_specs is None:

@@ -115,14 +115,13 @@ def whiten_by_fisher(
 
     def init(params):
         read = matrices(NAME, params, routing)
-        shapes = _shapes(jax.eval_shape(read.apart, params), read.rules, max_dim)
+        shapes = _shapes(params, read.fused, max_dim)
         factors, roots = (_pack([jnp.broadcast_to(jnp.eye(s[-1]), s) for s in shapes]) for _ in range(2))
         return WhitenByFisherState(jnp.zeros([], jnp.int32), wrapped.init(params), factors, roots)
 
     def update(updates, state, params=None, **extra_args):
         read = matrices(NAME, updates, routing)
-        apart = read.apart(updates)
-        shapes = _shapes(apart, read.rules, max_dim)
+        shapes = _shapes(updates, read.fused, max_dim)
         decay, mu = (jnp.asarray(leaves.value_at(value, state.count), leaves.float_dtype()) for value in (b2, damping))
         due = state.count % update_every == 0
 
@@ -144,17 +143,14 @@ def whiten_by_fisher(
         def whiten_again(x, p_root, q_root):
             return _sandwich(x, p_root, q_root), p_root, q_root  # (4)
 
-        flat = _computable(apart)
+        flat = _computable(updates)
         packed = [part for vector in (state.factors, state.roots) for part in _unpack(vector, shapes, flat)]
         whitened, p, q, p_root, q_root = read.map(NAME, step, flat, beside=packed, shared=(decay, mu, due), cost=_cost)
-        inner_state: Any
-        directions, inner_state = wrapped.update(
-            read.together(_like(apart, whitened)), state.inner, params, **extra_args
-        )
-        new, *_ = read.map(NAME, whiten_again, _computable(read.apart(directions)), beside=[p_root, q_root], cost=_cost)
+        directions, inner_state = wrapped.update(_like(updates, whitened), state.inner, params, **extra_args)
+        new, *_ = read.map(NAME, whiten_again, _computable(directions), beside=[p_root, q_root], cost=_cost)
         count = leaves.next_count(state.count)
         new_state = WhitenByFisherState(count, inner_state, _pack(p + q), _pack(p_root + q_root))
-        return read.together(_like(apart, new)), new_state
+        return _like(updates, new), new_state
 
     return optax.GradientTransformationExtraArgs(init, update)
 

@@ -3,7 +3,7 @@
 import optax
 
 import momentax
-from catalogue._case import Case
+from catalogue._case import Case, halves
 from momentax.testing import Traits
 
 HEAVY_BALL_WITH_DECAY = optax.chain(optax.trace(0.9), optax.add_decayed_weights(0.1))
@@ -454,6 +454,39 @@ CASES = [
                 "average_gradients",
                 "orthogonalize",
                 "scale_by_matrix_shape",
+                "scale_by_adam",
+                "decoupled",
+            ),
+        ),
+    ),
+    Case(
+        "momentax.muon_bp",
+        momentax.muon_bp,
+        dict(
+            learning_rate=0.05,
+            block_learning_rate=0.04,
+            weight_decay=0.01,
+            period=2,
+            blocks=halves,
+            steps=1,
+            rest_learning_rate=0.05,
+        ),
+        Traits(
+            needs_params=True,
+            acts_on="matrices",
+            plain=momentax.partition_by_rule(
+                {"matrix": optax.sgd(0.05), "rest": optax.adamw(0.05, 0.9, 0.95, 1e-10, weight_decay=0.01)}
+            ),
+            reads_names=True,
+            has_learning_rate=True,
+            scheduled=("learning_rate", "block_learning_rate", "b1", "weight_decay", "rest_learning_rate"),
+            static_args=("period", "steps", "blocks"),
+            static_choices={"period": 0, "method": "jordan", "blocks": (2, 0), "scale": "kj_last_axes"},
+            parts=(
+                "partition_by_rule",
+                "average_gradients",
+                "orthogonalize_blocks",
+                "orthogonalize",
                 "scale_by_adam",
                 "decoupled",
             ),

@@ -1,7 +1,7 @@
 """Rows of `momentax.transforms`."""
 
 import momentax
-from catalogue._case import MATRICES_AS_THEY_ARE, Case
+from catalogue._case import MATRICES_AS_THEY_ARE, Case, halves
 from momentax.testing import Traits
 
 CASES = [
@@ -88,6 +88,21 @@ CASES = [
             static_args=("steps", "safety"),
             static_choices={"normalize": "l1", "method": "jordan"},
             parts=("partition_by_rule", "scale_by_adam"),
+        ),
+        only_matrices=True,
+    ),
+    Case(
+        "momentax.orthogonalize_blocks",
+        momentax.orthogonalize_blocks,
+        dict(period=2, steps=2, blocks=halves),
+        Traits(
+            acts_on="matrices",
+            plain=MATRICES_AS_THEY_ARE,
+            reads_names=True,
+            has_state=False,
+            static_args=("period", "steps", "blocks"),
+            static_choices={"period": 0, "method": "jordan", "blocks": (2, 0), "scale": "kj_last_axes"},
+            parts=("partition_by_rule", "orthogonalize", "scale_by_adam"),
         ),
         only_matrices=True,
     ),

@@ -11,7 +11,7 @@ from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
 from momentax.sharding import Place, distribute
 
-STACK = ((0,), (1,), (2,))
+STACK = ((0,), (1,), (2,), 1)
 
 
 def stacks(*shapes):
@@ -91,7 +91,7 @@ def test_numbers_and_places_are_those_of_one_device(kind, case):
     sizes, leaves = PLACEMENTS[case]
     mesh = jax.make_mesh(tuple(sizes.values()), tuple(sizes), axis_types=(kind,) * len(sizes))
     given = stacks(*(shape for shape, _ in leaves))
-    axes = [STACK if x.ndim == 3 else ((), (0,), (1,)) for x in given]
+    axes = [STACK if x.ndim == 3 else ((), (0,), (1,), 1) for x in given]
     specs = [PartitionSpec(*spec) for _, spec in leaves]
     placed = [jax.device_put(x, NamedSharding(mesh, spec)) for x, spec in zip(given, specs, strict=True)]
 
@@ -110,15 +110,32 @@ def test_any_axes_in_any_order():
     """Stacks behind matrices, two output axes of which the second is sharded, outputs in front of inputs."""
     mesh = jax.make_mesh((4, 2), ("x", "y"), axis_types=(AxisType.Auto,) * 2)
     given = stacks((8, 8, 3, 4), (6, 8, 5))
-    axes = [((2,), (0,), (3, 1)), ((2,), (1,), (0,))]
+    axes = [((2,), (0,), (3, 1), 1), ((2,), (1,), (0,), 1)]
     specs = [PartitionSpec("x", "y"), PartitionSpec("y", "x")]
     results = jax.jit(lambda arrays: spread(rows_in_order, arrays, axes, [Place(mesh, spec) for spec in specs]))(given)
-    for result, x, (batch, ins, outs) in zip(results, given, axes, strict=True):
+    for result, x, (batch, ins, outs, _) in zip(results, given, axes, strict=True):
         order = (*batch, *ins, *outs)
         turned = x.transpose(order)
         stack = turned.reshape(x.shape[batch[0]], x.shape[ins[0]], -1)
         back = rows_in_order(stack).reshape(turned.shape).transpose(np.argsort(order))
         np.testing.assert_allclose(result, back, rtol=1e-5, atol=1e-5)
+
+
+def test_matrices_side_by_side_on_a_sharded_axis():
+    """Three in one leaf, of which no device holds a whole number: they travel together and are computed apart."""
+    mesh = jax.make_mesh((4, 2), ("x", "y"), axis_types=(AxisType.Auto,) * 2)
+    [x] = stacks((6, 8, 2, 24))
+    axes, spec = [((0,), (1,), (2, 3), 3)], PartitionSpec(None, "y", None, "x")
+    calls = []
+
+    def function(matrices):
+        calls.append(matrices.shape)
+        return rows_in_order(matrices)
+
+    [result] = jax.jit(lambda x: spread(function, [x], axes, [Place(mesh, spec)]))(x)
+    parts = [rows_in_order(part.reshape(6, 8, 16)).reshape(6, 8, 2, 8) for part in jnp.split(x, 3, axis=3)]
+    np.testing.assert_allclose(result, jnp.concatenate(parts, axis=3), rtol=1e-5, atol=1e-5)
+    assert calls == [(3, 8, 16)]
 
 
 @pytest.mark.parametrize(
@@ -136,7 +153,7 @@ def test_collectives_are_two_for_each_group_and_none_inside(case, expected):
     sizes, leaves = PLACEMENTS[case]
     mesh = jax.make_mesh(tuple(sizes.values()), tuple(sizes), axis_types=(AxisType.Auto,) * len(sizes))
     specs = [PartitionSpec(*spec) for _, spec in leaves]
-    axes = [STACK if len(shape) == 3 else ((), (0,), (1,)) for shape, _ in leaves]
+    axes = [STACK if len(shape) == 3 else ((), (0,), (1,), 1) for shape, _ in leaves]
     shapes = [
         jax.ShapeDtypeStruct(shape, jnp.float32, sharding=NamedSharding(mesh, spec))
         for (shape, _), spec in zip(leaves, specs, strict=True)

@@ -32,7 +32,9 @@ def on_shards(function, x, spec, **options):
 
 PROGRAMS = {
     "entries": lambda x: jnp.where(x > 0, jnp.exp(-x), x**2) + 1.5,
-    "sums": lambda x: x / jnp.sqrt(jnp.sum(x * x)) + jnp.mean(x, axis=1, keepdims=True) - jnp.max(x, axis=(0, 2), keepdims=True),
+    "sums": lambda x: (
+        x / jnp.sqrt(jnp.sum(x * x)) + jnp.mean(x, axis=1, keepdims=True) - jnp.max(x, axis=(0, 2), keepdims=True)
+    ),
     "products, logic": lambda x: jnp.where(jnp.all(jnp.isfinite(x)) & jnp.any(x > 2), x, -x) * jnp.min(x),
     "no rule": lambda x: x + jnp.sort(x, axis=1) + jnp.argmax(x, axis=2, keepdims=True) + jnp.cumsum(x, axis=0),
     "matrix products": lambda x: jnp.einsum("abc,abd->acd", x, x)[:, :1, :1] + jnp.matmul(x, x.mT)[:, :, :1] + x * 1,
@@ -128,9 +130,7 @@ def test_gradients_that_were_not_reduced_are_refused():
         return mapped(w, jnp.arange(2.0))
 
     assert run(True)["kernel"].shape == (8, 4)
-    with pytest.raises(
-        ValueError, match=r"on_mesh: leaf 'kernel' differs along the mesh axes \('x',\).*pmean"
-    ):
+    with pytest.raises(ValueError, match=r"on_mesh: leaf 'kernel' differs along the mesh axes \('x',\).*pmean"):
         run(False)
 
 

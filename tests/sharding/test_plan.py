@@ -45,7 +45,7 @@ def test_parts_are_exchanged_for_whole_matrices():
 @pytest.mark.parametrize("shards", [((), ("x",), ("y",)), ((), ("y",), ("x",)), ((), ("x", "y"), ())], ids=str)
 def test_two_mesh_axes_are_one_exchange(shards):
     group = one([shape(64, 32, 32)], [sharded(STACK, *shards)], {"x": 16, "y": 4})
-    assert group.move == tuple(name for names in shards for name in names)
+    assert group.move == group.dealt == ("x", "y")
     assert group.held == (1,) * 64 and not group.gather and not group.split
 
 
@@ -93,6 +93,29 @@ def test_idle_devices_take_other_shapes():
     assert [sum(numbers) for numbers in each] == [1] * 64
     assert [sum(group.held) for group in plan.groups] == [16] * 4
     assert len(set(each)) == 4
+
+
+def test_what_is_small_makes_room_for_what_is_large():
+    """32 large and 64 small matrices on 64 devices: the small ones two by two on the devices without a large one."""
+    layout = sharded(STACK, (), ("a",), ())
+    plan = plan_matrices([shape(32, 1024, 4096), shape(64, 1024, 1024)], [layout] * 2, {"a": 64})
+    each = list(zip(*(group.held for group in plan.groups), strict=True))
+    assert sorted(set(each)) == [(0, 2), (1, 0)]
+
+
+def test_several_shapes_use_all_mesh_axes_where_one_would_use_few():
+    """Over x alone 16 matrices arrive with fewer bytes; three shapes then compute three times as long."""
+    sizes, layout = {"x": 16, "y": 4}, sharded(STACK, (), ("x",), ("y",))
+    shapes = [shape(16, 1024, 1024 + 64 * n) for n in range(3)]
+    assert one(shapes[:1], [layout], sizes).dealt == ("x",)
+    groups = plan_matrices(shapes, [layout] * 3, sizes).groups
+    assert {group.dealt for group in groups} == {("x", "y")}
+    assert max(map(sum, zip(*(group.held for group in groups), strict=True))) == 1
+
+
+def test_copies_may_be_left_alone():
+    group = one([shape(16, 12, 8)], [STACK], {"a": 8}, share_copies=False)
+    assert (group.split, group.held) == ((), (16,))
 
 
 def test_mesh_axes_of_one_device_do_not_count():
