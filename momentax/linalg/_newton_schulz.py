@@ -61,11 +61,12 @@ def newton_schulz(
       safety: safety factor of the coefficients, as in `coefficients`.
       form: "standard" is (3); "powers" computes b A + c (A A), the order in which Dion's and MuonH's codes round;
         "gram" iterates on m x m matrices, in float32 or better; "auto" is "gram" where the long side exceeds 1.5 times
-        the short, and half precision is not asked for: its m x m matrices in float32 would cost accelerators more than
-        they save.
+        the short and products are as exact as it needs: not in half precision, nor in float32 where accelerators round
+        it to less (`precision`), which lets small singular values of Polar Express grow without bound.
       compute_dtype: dtype of stored matrices; None is that of x. In half precision products take half precision and
         sum in float32. float16 is normalised in float32 first.
-      precision: that of the products. "highest" keeps accelerators from multiplying float32 in less.
+      precision: that of the products, as in `jax.lax.Precision`. "highest" keeps accelerators from multiplying float32
+        in less; None is JAX's default, one pass of bfloat16 on a TPU.
 
     Returns:
       Matrices like `x`.
@@ -98,17 +99,37 @@ def newton_schulz(
 def _iterate(x: jax.Array, table, normalize, eps, form, compute_dtype, precision) -> jax.Array:
     dtype = jnp.dtype(x.dtype if compute_dtype is None else compute_dtype)
     y, first = normalized(x, normalize, eps, dtype, precision)  # (1)
-    if form == "gram" or form == "auto" and not is_half(dtype) and x.shape[-1] > 1.5 * x.shape[-2]:
+
+    def on_gram(y):
         r = gram(y, precision) if first is None else first
         y = apply(polynomial(r, table[:RESTART], precision), y, precision)
         for start in range(RESTART, len(table), SEGMENT):
             y = apply(polynomial(gram(y, precision), table[start : start + SEGMENT], precision), y, precision)
-        return y.astype(x.dtype)
-    rows = np.asarray(table, wide(dtype))
-    if first is not None:
-        y, rows = _step(y, rows[0], form, precision, store(first, dtype)), rows[1:]
-    y, _ = jax.lax.scan(lambda y, row: (_step(y, row, form, precision), None), y, rows)
+        return y
+
+    def on_matrices(y):
+        rows = np.asarray(table, wide(dtype))
+        if first is not None:
+            y, rows = _step(y, rows[0], form, precision, store(first, dtype)), rows[1:]
+        return jax.lax.scan(lambda y, row: (_step(y, row, form, precision), None), y, rows)[0]
+
+    if form == "gram":
+        y = on_gram(y)
+    elif form != "auto" or is_half(dtype) or x.shape[-1] <= 1.5 * x.shape[-2]:
+        y = on_matrices(y)
+    elif exact := _exact_on(dtype, precision):
+        y = jax.lax.platform_dependent(y, default=on_matrices, **dict.fromkeys(exact, on_gram))
+    else:
+        y = on_gram(y)
     return y.astype(x.dtype)
+
+
+def _exact_on(dtype, precision) -> tuple[str, ...]:
+    """The platforms on which products of this precision are as exact as the Gram form needs; none means all."""
+    precision = None if precision is None else str(precision).lower().removeprefix("precision.")
+    if jnp.dtype(dtype).itemsize > 4 or precision not in (None, "default", "fastest", "high", "bfloat16_3x"):
+        return ()
+    return ("cpu", "tpu") if precision in ("high", "bfloat16_3x") else ("cpu",)  # three passes of bfloat16, or one
 
 
 def _step(x: jax.Array, row, form: str, precision, a: jax.Array | None = None) -> jax.Array:

@@ -45,7 +45,7 @@ def muon(
     rest_learning_rate: ScalarOrSchedule = 3e-4,
     weight_decay_mask: Mask | None = None,
     compute_dtype: Any = None,
-    precision: Any = "highest",
+    precision: Any = None,
     mu_dtype: Any = None,
     routing: Routing | None = None,
     head: str | None = None,

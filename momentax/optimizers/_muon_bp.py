@@ -53,7 +53,7 @@ def muon_bp(
     rest_learning_rate: ScalarOrSchedule | None = None,
     weight_decay_mask: Mask | None = None,
     compute_dtype: Any = None,
-    precision: Any = "highest",
+    precision: Any = None,
     mu_dtype: Any = None,
     routing: Routing | None = None,
     head: str | None = None,

@@ -148,7 +148,7 @@ class _Job:
 
         def branch(kind, inputs):
             number = {p: held * plan.groups[p].blocks for p, held in zip(positions, kind, strict=True)}
-            new = {p: [inputs[p][column] for column in keep] for p in positions}
+            new = {p: [_zeros_like(inputs[p][column]) for column in keep] for p in positions}
             for batch in batches:
                 full = [p for p in batch if number[p]]
                 turned = {p: plan.groups[p].matrix != plan.groups[batch[0]].matrix for p in batch}
@@ -161,8 +161,7 @@ class _Job:
                 for p in full:
                     end = start + number[p]
                     parts = [y[start:end].mT if turned[p] else y[start:end] for y in joined]
-                    # what is left of the buffers comes from no matrix
-                    new[p] = [concatenated([y, x[number[p] :]]) for y, x in zip(parts, new[p], strict=True)]
+                    new[p] = [_lengthened(y, len(x)) for y, x in zip(parts, new[p], strict=True)]
                     start = end
             return new
 
@@ -171,3 +170,15 @@ class _Job:
         which = jnp.array([different.index(kind) for kind in kinds], jnp.int32)
         device = which[jax.lax.axis_index(plan.groups[positions[0]].dealt)]
         return jax.lax.switch(device, [functools.partial(branch, kind) for kind in different], inputs)
+
+
+def _zeros_like(x: jax.Array) -> jax.Array:
+    """Zeros of one type with x: also where types tell over which mesh axes arrays vary."""
+    zeros = jnp.zeros_like(x)
+    missing = jax.typeof(x).manual_axis_type.varying - jax.typeof(zeros).manual_axis_type.varying
+    return jax.lax.pcast(zeros, tuple(missing), to="varying") if missing else zeros
+
+
+def _lengthened(x: jax.Array, length: int) -> jax.Array:
+    """x with zeros behind it."""
+    return x if len(x) == length else jnp.pad(x, [(0, length - len(x))] + [(0, 0)] * (x.ndim - 1))

@@ -110,9 +110,9 @@ def describe_plan(
       wire_dtype: as given to `momentax.on_mesh`; None is `compute_dtype`.
 
     Returns:
-      A table. Bytes are those of bandwidth-optimal collectives; FLOPs those of products in the form that
-      `momentax.linalg.newton_schulz(form="auto")` takes. Where groups share idle devices, FLOPs are of all groups that
-      the busiest device computes, and those of a row of a device that computes `each` of it.
+      A table. Bytes are those of bandwidth-optimal collectives; FLOPs those of the products of Newton-Schulz as it
+      stands, which the Gram form would lower. Where groups share idle devices, FLOPs are of all groups that the busiest
+      device computes, and those of a row of a device that computes `each` of it.
 
     Raises:
       ValueError: leaves that cannot be told, or partitions that fit neither them nor the mesh.
@@ -125,8 +125,8 @@ def describe_plan(
       >>> plan = describe_plan(params, mesh, specs, routing)
       >>> print(plan)  # doctest: +NORMALIZE_WHITESPACE
       matrices  shape      dtype    sharded   travels               each  padding  received  FLOPs   leaves
-      16        1024x4096  float32  in: fsdp  all-to-all over fsdp  1     0%       31.5 MB   64.4 G  up_0 and 15 more
-      16 devices, each: 2 collectives, 31.5 MB received, 64.4 G FLOPs on the busiest (1.00 x an even share)
+      16        1024x4096  float32  in: fsdp  all-to-all over fsdp  1     0%       31.5 MB   96.6 G  up_0 and 15 more
+      16 devices, each: 2 collectives, 31.5 MB received, 96.6 G FLOPs on the busiest (1.00 x an even share)
     """
     mesh, specs = resolve_specs(NAME, params, mesh, param_specs)
     flat = [(leaf_path(path), leaf) for path, leaf in jax.tree_util.tree_leaves_with_path(params)]
@@ -163,36 +163,33 @@ def describe_plan(
                 padding=1 - group.count / (group.capacity * len(group.held)) if group.count else 0.0,
                 collectives=2 * bool(group.move) + bool(group.gather) + bool(group.split),
                 received=plan.received(group) * bytes_each,
-                flops=group.capacity * group.blocks * _flops(group, steps, compute_dtype),
+                flops=group.capacity * group.blocks * _flops(group, steps),
             )
         )
-    total = sum(g.matrices * _flops(group, steps, compute_dtype) for g, group in zip(groups, plan.groups, strict=True))
+    total = sum(g.matrices * _flops(group, steps) for g, group in zip(groups, plan.groups, strict=True))
     devices = math.prod(sizes.values())
     return PlanDescription(
         groups=tuple(groups),
         devices=devices,
         collectives=sum(group.collectives for group in groups),
         received=sum(group.received for group in groups),
-        flops=_busiest(plan, steps, compute_dtype),
+        flops=_busiest(plan, steps),
         ideal_flops=total / devices,
     )
 
 
-def _busiest(plan: Plan, steps: int, dtype: Any) -> float:
+def _busiest(plan: Plan, steps: int) -> float:
     load: dict[tuple[str, ...], list[float]] = {}
     for group in plan.groups:
         loads = load.setdefault(group.dealt, [0.0] * len(group.held))
         for device, held in enumerate(group.held):
-            loads[device] += held * group.blocks * _flops(group, steps, dtype)
+            loads[device] += held * group.blocks * _flops(group, steps)
     return sum(map(max, load.values()))
 
 
-def _flops(group: Group, steps: int, dtype: Any) -> float:
+def _flops(group: Group, steps: int) -> float:
     """FLOPs of the products of Newton-Schulz for one matrix."""
     m, n = sorted(group.matrix)
-    if n > 1.5 * m and jnp.dtype(group.dtype if dtype is None else dtype).itemsize >= 4:
-        restarts = 1 + max(0, math.ceil((steps - 2) / 3))
-        return 4 * restarts * m * m * n + (8 * steps - 6 * restarts) * m**3
     return steps * (4 * m * m * n + 2 * m**3)
 
 

@@ -19,9 +19,10 @@ polar factor of U, its part without the singular values. Which singular values c
 Smaller ones are not lifted that far: `momentax.linalg.singular_value_range` says how far. method="exact" is the polar
 factor by a singular value decomposition, slow on accelerators.
 
-Matrices of one shape are computed in one batch, whatever leaves they come from. Where the long side exceeds 1.5 times
-the short one, m, (3) runs on m x m matrices in float32 and float64 (the Gram form of Dao-AILab): the same polynomial in
-fewer operations. Half precision keeps (3) as it stands, and its roundings where Muon's code has them.
+Matrices of one shape are computed in one batch, whatever leaves they come from, and over a mesh each on one device.
+Where the long side exceeds 1.5 times the short one, m, (3) runs on m x m matrices (the Gram form of Dao-AILab) if
+products are exact in float32 or float64: the same polynomial in fewer operations. Where they are rounded to less,
+(3) stays as it stands, and half precision rounds where Muon's code does.
 
 Contract: transform.
 Source: Jordan et al., Muon, 2024, github.com/KellerJordan/Muon (1)-(3); Amsel et al., The Polar Express, arXiv
@@ -68,7 +69,7 @@ def orthogonalize(
     safety: float | None = None,
     compute_dtype: Any = None,
     input_dtype: Any = None,
-    precision: Any = "highest",
+    precision: Any = None,
     routing: Routing | None = None,
     mesh: Any = None,
     param_specs: Any = None,
@@ -92,7 +93,9 @@ def orthogonalize(
       compute_dtype: dtype of the iteration; None is the leaf's own. jnp.bfloat16 as in Muon's code is faster on
         accelerators and about as good.
       input_dtype: dtype to which updates are rounded first; None does not round. The code of MuonH rounds to bfloat16.
-      precision: of the products, as in `jax.lax.Precision`; "highest" does not let accelerators round float32.
+      precision: of the products, as in `jax.lax.Precision`. None is JAX's default: accelerators round float32 to
+        bfloat16 or so, as Muon's code does; "high" on TPUs and "highest" do not, and compile and run several times as
+        long. Polar Express wants safety=1.02 where products are rounded.
       routing: states the axes of matrices and stacks; None for the conventions of Flax.
       mesh: on which the leaves lie, where they do not show it; see `momentax.on_mesh`.
       param_specs: their partitions; see `momentax.on_mesh`.

@@ -62,7 +62,7 @@ def orthogonalize_blocks(
     blocks: Blocks = None,
     scale: str = "moonlight",
     compute_dtype: Any = None,
-    precision: Any = "highest",
+    precision: Any = None,
     routing: Routing | None = None,
 ) -> optax.GradientTransformationExtraArgs:
     """Replaces each matrix, or each of its blocks, by its polar factor times a factor of the shape.
