@@ -7,6 +7,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.sharding import NamedSharding, PartitionSpec
 
 from momentax.sharding._places import auto_axes
@@ -77,7 +78,7 @@ def gathered(
         if hidden is not None:  # both: the compiler would carry one of them into the function
             y = _laid(_laid(y, hidden, 0), hidden, 1)
         if split > 1:
-            y = jax.lax.all_gather(y, group.split, tiled=True, to="invarying")
+            y = _gather_used(y, group, plan)
         y = y.reshape(*(plan.sizes[name] for name in group.split + group.move), -1, *local)
         y = y.transpose(_inverse(turned)).reshape(-1, *local)
         y = _collected(y, runs)
@@ -124,6 +125,23 @@ def dealt_numbers(plan: Plan, group: Group, layouts: Sequence[Layout], arrays: S
         return results
 
     return x, back
+
+
+def _gather_used(y: jax.Array, group: Group, plan: Plan) -> jax.Array:
+    """The places of all copies, of which only those are gathered that some copy uses; the others are zero."""
+    used = group.used(plan.sizes).reshape(-1)
+    edges = [0, *(np.flatnonzero(used[1:] != used[:-1]) + 1).tolist(), len(used)]
+    pieces = list(itertools.pairwise(edges))
+    y = concatenated([y[start:end] for start, end in pieces if used[start]])
+    y = jax.lax.all_gather(y, group.split, to="invarying")  # (copies, used places, ...)
+    parts, start = [], 0
+    for first, end in pieces:
+        if used[first]:
+            parts.append(y[:, start : start + end - first])
+            start += end - first
+        else:
+            parts.append(jnp.zeros((len(y), end - first, *y.shape[2:]), y.dtype))
+    return parts[0] if len(parts) == 1 else jnp.concatenate(parts, axis=1)
 
 
 def _stacked(x: jax.Array, layout: Layout, dtype: Any):

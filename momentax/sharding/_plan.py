@@ -60,7 +60,7 @@ class Group:
       move: mesh axes.
       gather: mesh axes.
       split: mesh axes.
-      dealt: those of `split` and `move`, whose devices compute different matrices, in the order of the mesh.
+      dealt: those of `split` and `move`, whose devices compute different matrices.
       stacked: mesh axes over which stacks are sharded, which need nothing.
       held: for each device of `dealt` (major to minor) how many matrices it computes.
     """
@@ -83,6 +83,19 @@ class Group:
     def capacity(self) -> int:
         """Matrices of the device that computes most: the others' buffers are as long."""
         return max(self.held)
+
+    def used(self, sizes: Mapping[str, int]) -> Any:
+        """For each place in the buffers of the devices of `move` whether any of the copies has a matrix there.
+
+        Only these places are gathered over `split`. Shape: (devices of `move`, places of each).
+        """
+        left = np.cumsum([0, *self.held])[:-1]
+        full = [min(held, max(0, self.count - before)) for held, before in zip(self.held, left, strict=True)]
+        places = np.arange(self.capacity) < np.asarray(full)[:, None]
+        places = places.reshape([sizes[name] for name in self.dealt] + [self.capacity])
+        order = [*map(self.dealt.index, self.split + self.move), len(self.dealt)]
+        copies = math.prod(sizes[name] for name in self.split)
+        return np.any(places.transpose(order).reshape(copies, -1, self.capacity), axis=0)
 
     @property
     def matrix(self) -> tuple[int, int]:
@@ -186,10 +199,20 @@ def _ways(whole: Group, sizes: Mapping[str, int], share_copies: bool) -> Iterato
     used = [name for name in sizes if any(name in names for _, names in whole.dims)]
     free = [name for name in sizes if name not in used and name not in whole.stacked and share_copies]
     for (move, gather), (split, _) in itertools.product(_partings(used), _partings(free)):
-        dealt = tuple(name for name in sizes if name in move + split)
+        dealt = move + split
         devices = math.prod(sizes[name] for name in dealt)
         held = (-(-whole.count // devices),) * devices
         yield dataclasses.replace(whole, move=move, gather=gather, split=split, dealt=dealt, held=held)
+
+
+def _numbered(groups: Sequence[Group], sizes: Mapping[str, int]) -> list[Group]:
+    """One order of devices for groups that are dealt to the same ones: neighbours hold copies.
+
+    A group that is smaller than the number of devices then fills few places of each copy, and only these are gathered.
+    """
+    splits = [name for group in groups for name in group.split]
+    order = sorted(sizes, key=lambda name: (splits.count(name), list(sizes).index(name)))
+    return [dataclasses.replace(g, dealt=tuple(name for name in order if name in g.dealt)) for g in groups]
 
 
 def _partings(names: Sequence[str]) -> Iterator[tuple[tuple[str, ...], tuple[str, ...]]]:
@@ -207,9 +230,10 @@ def _price(group: Group, sizes: Mapping[str, int], spread: bool) -> tuple[float,
 def _received(group: Group, sizes: Mapping[str, int]) -> float:
     """Entries that a device receives: of `move` both ways, of `gather` before, of `split` after."""
     move, gather, split = (math.prod(sizes[name] for name in w) for w in (group.move, group.gather, group.split))
-    computed = math.prod(length for length, _ in group.dims) * group.capacity
-    there_and_back = 2 * computed * (move - 1) / (move * gather)
-    return there_and_back + computed * (gather - 1) / gather + computed * (split - 1) / gather
+    whole = math.prod(length for length, _ in group.dims)
+    there_and_back = 2 * whole * group.capacity * (move - 1) / (move * gather)
+    copied = whole * group.used(sizes).sum() * (split - 1) / (move * gather) if split > 1 else 0
+    return there_and_back + whole * group.capacity * (gather - 1) / gather + copied
 
 
 def _price_of(group: Group, cost: Cost) -> float:

@@ -77,6 +77,7 @@ PLACEMENTS = {
     "stacks and rows": (TWO, [((8, 8, 6), ("x", "y")), ((6, 8, 6), ("y", None, None))]),
     "few on both axes": (TWO, [((4, 8, 6), (None, "x", "y")), ((2, 8, 6), (None, "x", "y"))]),
     "hybrid": (HYBRID, [((8, 8, 6), (None, "f")), ((5, 6, 8), (None, None, "f"))]),
+    "few on copies": (HYBRID, [((3, 8, 6), (None, "f")), ((2, 6, 8), (None, None, "f")), ((5, 4, 6), (None, "f"))]),
     "several shapes on idle devices": (
         ONE,
         [((2, 16, 8), (None, "a")), ((2, 8, 8), (None, "a")), ((4, 8, 24), (None, "a"))],

@@ -113,6 +113,19 @@ def test_several_shapes_use_all_mesh_axes_where_one_would_use_few():
     assert max(map(sum, zip(*(group.held for group in groups), strict=True))) == 1
 
 
+def test_copies_gather_only_places_that_are_used():
+    """96 matrices on 8 x 64 devices: two of the eight places of each copy, not eight."""
+    sizes = {"copies": 64, "f": 8}
+    layout = sharded(STACK, (), ("f",), ())
+    others = [shape(n, 4096, 4096 + 64 * n) for n in (128, 64)]
+    plan = plan_matrices([shape(96, 4096, 4096), *others], [layout] * 3, sizes)
+    group = plan.groups[0]
+    assert (group.move, group.split, group.dealt) == (("f",), ("copies",), ("f", "copies"))
+    assert group.used(sizes).sum() == 2
+    there_and_back, gathered = 2 * 4096**2 * 7 / 8, 2 * 4096**2 / 8 * 63
+    assert plan.received(group) == there_and_back + gathered
+
+
 def test_copies_may_be_left_alone():
     group = one([shape(16, 12, 8)], [STACK], {"a": 8}, share_copies=False)
     assert (group.split, group.held) == ((), (16,))
