@@ -122,3 +122,16 @@ def test_placement_does_not_change_numbers(case, mode):
             jax.tree_util.tree_leaves_with_path(actual), jax.tree.leaves(expected(case.name)), strict=True
         ):
             np.testing.assert_allclose(a, b, rtol=1e-12, atol=1e-12, err_msg=jax.tree_util.keystr(path))
+
+
+def test_a_compiled_init_puts_the_state_where_it_belongs():
+    """Without out_shardings, and without jax.set_mesh."""
+    mesh = jax.make_mesh((2, 4), ("x", "y"), axis_types=(AxisType.Auto,) * 2)
+    lies = jax.tree.map(lambda spec: NamedSharding(mesh, spec), SPECS)
+    tx = momentax.muon(mesh=mesh, param_specs=SPECS, routing=momentax.routing.flax(stacked="blocks"))
+    params = jax.device_put(normal(0), lies)
+    state = jax.jit(tx.init)(params)
+    for leaf, sharding in zip(
+        jax.tree.leaves(state), jax.tree.leaves(momentax.sharding.state_shardings(tx, params)), strict=True
+    ):
+        assert leaf.sharding.is_equivalent_to(sharding, leaf.ndim)

@@ -6,13 +6,14 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import optax
-from jax.sharding import AxisType, PartitionSpec
+from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
 from momentax.leaves import leaf_path
 from momentax.sharding._on_shards import on_shards, whole_shape
 from momentax.sharding._places import Place, fitting, stating
 from momentax.sharding._shard_rules import Lies
 from momentax.sharding._specs import axes_of, resolve_specs
+from momentax.sharding._state_shardings import state_shardings
 from momentax.slots import mirrored
 from momentax.typing import Transformation
 
@@ -57,7 +58,7 @@ def placed(
                 return wrapped.init(params)
 
         if not inside:
-            return started(params)
+            return _constrained(started(params), wrapped, params, at, specs)
         shards = _Shards(params, specs, Place(at, inside=True).sizes)
         return on_shards(started, shards.sizes, (params,), shards.lies, shards.state)
 
@@ -84,6 +85,15 @@ def placed(
         return on_shards(updated, shards.sizes, arguments, lies, lambda result: shards.lies + shards.state(result[1]))
 
     return init, update
+
+
+def _constrained(state: Any, tx: Transformation, params: Any, mesh: Any, specs: list[PartitionSpec] | None) -> Any:
+    """The state where it belongs: under jit the compiler would make it whole on every device."""
+    traced = any(isinstance(leaf, jax.core.Tracer) for leaf in jax.tree.leaves(params))
+    if not traced or specs is None or set(mesh.axis_types) != {AxisType.Auto}:
+        return state
+    tree = jax.tree.unflatten(jax.tree.structure(params), [NamedSharding(mesh, spec) for spec in specs])
+    return jax.tree.map(jax.lax.with_sharding_constraint, state, state_shardings(tx, params, mesh, tree))
 
 
 class _Shards:
