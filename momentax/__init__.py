@@ -5,6 +5,8 @@ from momentax import convex as convex
 from momentax import decays as decays
 from momentax import linalg as linalg
 from momentax import routing as routing
+from momentax import sharding as sharding
+from momentax import telemetry as telemetry
 from momentax.migration import from_optax as from_optax
 from momentax.optimizers import adamh as adamh
 from momentax.optimizers import adamp as adamp
@@ -27,6 +29,7 @@ from momentax.optimizers import spam as spam
 from momentax.optimizers import stable_spam as stable_spam
 from momentax.transforms import adapt_memory as adapt_memory
 from momentax.transforms import average_gradients as average_gradients
+from momentax.transforms import average_replicas as average_replicas
 from momentax.transforms import bound_spectral_norm as bound_spectral_norm
 from momentax.transforms import clip_global_norm as clip_global_norm
 from momentax.transforms import clip_to_average_max as clip_to_average_max

@@ -69,6 +69,7 @@ GLOSSARY = {
     "adam_b2": "decay of the average squared gradient of Adam, where matrices have none",
     "amsgrad": "whether to divide by the largest average of squares so far",
     "axis": "whether inputs or outputs of a matrix have factors of their own",
+    "axis_name": "axes of a map along which devices hold copies",
     "b1": "decay of the momentum",
     "b1_max": "largest decay of a momentum whose decay is chosen at every step",
     "b2": "decay of the second average: squares (Adam), differences (Adan), memory (Lion)",
@@ -311,9 +312,9 @@ def test_count_means_the_same_everywhere():
 
 IMPORT = """
 import sys, time, optax
-before, start = set(sys.modules), time.perf_counter()
+before, start = set(sys.modules), time.process_time()
 import momentax
-print(time.perf_counter() - start)
+print(time.process_time() - start)
 print(*sorted({name.split(".")[0] for name in set(sys.modules) - before} - sys.stdlib_module_names - {"momentax"}))
 """
 

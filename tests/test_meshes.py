@@ -124,6 +124,50 @@ def test_placement_does_not_change_numbers(case, mode):
             np.testing.assert_allclose(a, b, rtol=1e-12, atol=1e-12, err_msg=jax.tree_util.keystr(path))
 
 
+LARGE = {
+    "a/kernel": ((64, 128), ("y", None)),
+    "b/kernel": ((128, 64), (None, "y")),
+    "c/kernel": ((64, 128), ("x", "y")),
+    "c/bias": ((128,), ("y",)),
+}
+ROWS = 4 * 4 * (128 + 64 + 128)  # bytes of four float32 numbers for each row or channel of the kernels
+RECEIVES = {
+    "adamp": 2 * ROWS,
+    "sgdp": 2 * ROWS,
+    "lion_k[row_norm]": ROWS,
+    "adan[clipped]": 200,
+    "lion_k[l2 global]": 200,
+    "am_adamw": 400,
+    "stable_spam": 400,
+    "auon": 400,
+    "adamh": 400,
+    "spam": 0,
+    "lion_k": 0,
+}
+
+
+@pytest.mark.parametrize("mode", ["auto", "shard_map"])
+@pytest.mark.parametrize("name", RECEIVES)
+def test_what_needs_no_matrices_receives_a_few_numbers(name, mode):
+    [case] = [case for case in OPTIMIZERS if case.name == f"momentax.{name}"]
+    mesh = jax.make_mesh((2, 4), ("x", "y"), axis_types=(AxisType.Auto,) * 2)
+    specs = tree({path: PartitionSpec(*spec) for path, (_, spec) in LARGE.items()})
+    lies = jax.tree.map(lambda spec: NamedSharding(mesh, spec), specs)
+    shapes = tree({path: jax.ShapeDtypeStruct(shape, jnp.float32) for path, (shape, _) in LARGE.items()})
+    tx = momentax.on_mesh(build(case), mesh, specs)
+    state_lies = momentax.sharding.state_shardings(tx, shapes, mesh, specs)
+    state, step = jax.eval_shape(tx.init, shapes), step_of(tx)
+    if mode == "shard_map":
+        state_specs = jax.tree.map(lambda sharding: sharding.spec, state_lies)
+        step = jax.shard_map(
+            step, mesh=mesh, in_specs=(specs, state_specs, specs, PartitionSpec()), out_specs=(specs, state_specs)
+        )
+    step = jax.jit(step, in_shardings=(lies, state_lies, lies, None), out_shardings=(lies, state_lies))
+    compiled = step.lower(shapes, state, shapes, jax.ShapeDtypeStruct((), jnp.float32)).compile()
+    received = momentax.telemetry.count(compiled).collectives
+    assert sum(found.bytes for found in received.values()) <= RECEIVES[name], received
+
+
 def test_a_compiled_init_puts_the_state_where_it_belongs():
     """Without out_shardings, and without jax.set_mesh."""
     mesh = jax.make_mesh((2, 4), ("x", "y"), axis_types=(AxisType.Auto,) * 2)

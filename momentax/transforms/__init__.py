@@ -3,6 +3,7 @@
 from momentax.transforms._adapt_memory import adapt_memory as adapt_memory
 from momentax.transforms._average_gradients import AverageGradientsState as AverageGradientsState
 from momentax.transforms._average_gradients import average_gradients as average_gradients
+from momentax.transforms._average_replicas import average_replicas as average_replicas
 from momentax.transforms._bound_spectral_norm import bound_spectral_norm as bound_spectral_norm
 from momentax.transforms._clip_global_norm import clip_global_norm as clip_global_norm
 from momentax.transforms._clip_to_average_max import clip_to_average_max as clip_to_average_max

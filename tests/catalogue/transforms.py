@@ -18,6 +18,13 @@ CASES = [
         Traits(complex_ok=True, learning_rate=0.5, scheduled=("b1",)),
     ),
     Case(
+        "momentax.average_replicas",
+        momentax.average_replicas,
+        dict(axis_name=()),
+        Traits(has_state=False, complex_ok=True, learning_rate=0.5, static_args=("axis_name",)),
+        {"the_technique_acts": "no map is around the checks, and an average over nothing is the identity"},
+    ),
+    Case(
         "momentax.scale_by_adam", momentax.scale_by_adam, dict(b1=0.9, b2=0.99), Traits(scheduled=("b1", "b2", "eps"))
     ),
     Case(
