@@ -1,12 +1,10 @@
 """Trains a small network with jax.pmap: python examples/pmap_loop.py
 
-The digits bundled with scikit-learn. Every device holds all parameters and reads a part of the batch; Muon's matrices
-are shared out, so that each device orthogonalises some, and gathered. One device will do; JAX_NUM_CPU_DEVICES=8 makes
-eight of one CPU. In 100 steps the loss falls to less than a tenth.
+The digits bundled with scikit-learn. Every device holds all parameters and reads a part of the batch; it orthogonalises
+a share of the matrices. JAX_NUM_CPU_DEVICES=8 makes eight devices of one CPU. In 100 steps the loss falls to a tenth.
 
-Use jit with shardings where you can: the compiler then places and moves everything, and the program reads as for one
-device. Use jax.shard_map to write the collectives yourself, as here, on meshes of several axes or with parameters that
-are sharded.
+Where you can, use jit with shardings: the compiler moves everything, and the program reads as for one device. Use
+jax.shard_map to write collectives by hand, as here, for meshes of several axes or parameters that are sharded.
 """
 
 import jax
@@ -35,8 +33,7 @@ def loss_fn(params, images, labels):
 
 def main(steps: int = 100, batch: int = 128, devices=None) -> list[float]:
     devices = devices or jax.devices()
-    muon = momentax.muon(0.02, rest_learning_rate=3e-3)
-    optimizer = momentax.on_mesh(muon, param_specs=lambda path, leaf: jax.P())
+    optimizer = momentax.muon(0.02, rest_learning_rate=3e-3, param_specs=lambda path, leaf: jax.P())
 
     def step(params, state, images, labels):
         loss, grads = jax.lax.pmean(jax.value_and_grad(loss_fn)(params, images, labels), "data")
@@ -45,8 +42,7 @@ def main(steps: int = 100, batch: int = 128, devices=None) -> list[float]:
 
     step = jax.pmap(step, axis_name="data", in_axes=(None, None, 0, 0), out_axes=None, devices=devices)
     params = init_params(jax.random.key(0))
-    state = muon.init(params)  # on_mesh has no state of its own, and speaks of the devices inside the map
-
+    state = optimizer.init(params)
     images, labels = load_digits(return_X_y=True)
     images, losses = (images / 16).astype("float32"), []
     for n in range(steps):

@@ -37,6 +37,8 @@ def placed(
         around = jax.sharding.get_abstract_mesh()
         manual = {n for n, kind in zip(around.axis_names, around.axis_types, strict=True) if kind == AxisType.Manual}
         at, specs = resolve_specs(function, tree, around if manual else mesh, param_specs, manual)
+        if at is None:
+            return None, None, False
         names = {name for spec in specs for entry in spec for name in axes_of(entry)}
         if names - manual and names & manual:
             raise ValueError(

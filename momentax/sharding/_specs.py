@@ -29,7 +29,7 @@ def resolve_specs(
 
     Returns:
       The mesh and the partitions as they were given, so not longer than the rank and perhaps shorter; (mesh, []) for a
-      tree without leaves.
+      tree without leaves. The mesh is None where nobody knows one and no partition names an axis.
 
     Raises:
       ValueError: no mesh, several, one without an axis that is named, or partitions that do not fit the leaves.
@@ -148,6 +148,8 @@ def _one_mesh(function: str, mesh: Any, places: list[tuple[str, Any]]) -> Any:
             mesh = jax.sharding.get_mesh()
         except ValueError:  # under jit its axes are known and its devices are not
             mesh = jax.sharding.get_abstract_mesh()
+    if mesh.empty and all(place is None or not any(map(axes_of, place)) for _, place in places):
+        return None
     if mesh.empty:
         raise ValueError(
             f"{function}: `param_specs` needs a mesh to name the axes of: pass `mesh=`, or a tree of NamedSharding, "

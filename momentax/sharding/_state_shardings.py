@@ -50,7 +50,9 @@ def state_shardings(
     """
     mesh, specs = resolve_specs("state_shardings", params, mesh, param_specs)
     if mesh is None:
-        raise ValueError("state_shardings: parameters without leaves lie on no mesh: give `mesh`.")
+        raise ValueError(
+            "state_shardings: nobody knows the mesh: give `mesh`, or parameters that have a NamedSharding."
+        )
     if memory_kind is not None and isinstance(mesh, Mesh):
         check_memory("state_shardings", mesh.devices.flat[0], memory_kind)
     flat, treedef = jax.tree.flatten(params)

@@ -54,7 +54,7 @@ def on_mesh(
 
     Raises:
       ValueError: partitions that fit neither the parameters nor the mesh, by the name of the leaf; inside
-        `jax.shard_map`, gradients that were not reduced over all axes that hold copies.
+        `jax.shard_map`, where types are checked, gradients that were not reduced over all axes that hold copies.
       TypeError: `inner` is no transformation, or `wire_dtype` no floating dtype.
 
     Example:
