@@ -95,6 +95,7 @@ def test_other_things_than_partitions_are_refused():
 
 def test_meshes():
     with pytest.raises(ValueError, match="needs a mesh .* or a tree of NamedSharding, which brings its own"):
-        resolve_specs("f", ONE, None, P())
+        resolve_specs("f", ONE, None, P("a"))
+    assert resolve_specs("f", ONE, None, P()) == (None, [P()])  # says nothing of a mesh
     with pytest.raises(ValueError, match="leaf 'w' lies on a mesh of a=2 x b=2, and `mesh` is a mesh of a=4 x b=2"):
         resolve_specs("f", ONE, mesh(), NamedSharding(mesh((2, 2)), P()))
