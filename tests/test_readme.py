@@ -60,6 +60,21 @@ def test_language_model_table_is_that_of_the_committed_benchmark():
     assert all(f"  {line}\n" in README for line in lines)
 
 
+def test_pod_table_is_that_of_the_committed_benchmark():
+    program, results = ROOT / "benchmarks" / "pod.py", ROOT / "benchmarks" / "results" / "pod.json"
+    ended = subprocess.run([sys.executable, program, "--table", results], capture_output=True, text=True)
+    rows = json.loads(results.read_text())["comparison"]
+    assert ended.returncode == 0 and len(ended.stdout.strip().splitlines()) == 2 + len(rows)
+    assert ended.stdout.strip() in (ROOT / "docs" / "meshes.md").read_text()
+    assert not [row for row in rows if row["optimizer"].startswith("momentax") and "failed" in row]
+
+
+def test_docs_link_to_what_exists():
+    for page in (*ROOT.glob("docs/*.md"), ROOT / "examples/pod/README.md"):
+        for target in re.findall(r"\]\((?!http)([^)#]+)\)", page.read_text()):
+            assert (page.parent / target).exists(), f"{page.name} links to {target}"
+
+
 def test_table_lists_every_public_name_and_links_to_what_exists():
     public = [name for name in vars(momentax) if not name.startswith("_") and callable(getattr(momentax, name))]
     missing = [name for name in public if f"`{name}`" not in README]
