@@ -12,7 +12,7 @@ Spectral Normalization for Generative Adversarial Networks, ICLR 2018, arXiv 180
 import jax
 import jax.numpy as jnp
 
-from momentax.linalg._products import check_matrices, product, wide
+from momentax.linalg._products import check_matrices, product, vary_as, wide
 from momentax.linalg._schedules import check_steps
 
 
@@ -68,8 +68,9 @@ def power_iteration(
         u = _unit(times(fixed, v), jnp.zeros_like(u))
         return (u, _unit(times(fixed.mT, u), v)), None  # (1)
 
-    first = _unit(v, v)
-    (u, v), _ = jax.lax.scan(iterate, (jnp.zeros(x.shape[:-1], dtype), jax.lax.stop_gradient(first)), length=steps)
+    # inside jax.shard_map a loop asks for one type of what goes in and comes out
+    start_u, first = (vary_as(part, x, v) for part in (jnp.zeros(x.shape[:-1], dtype), _unit(v, v)))
+    (u, v), _ = jax.lax.scan(iterate, (start_u, jax.lax.stop_gradient(first)), length=steps)
     sigma = jnp.sum(u * times(x, v), axis=-1) * peak[..., 0, 0]  # (2)
     return sigma, u, v
 

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 from jax.sharding import PartitionSpec
 
 from momentax.sharding._exchange import concatenated, dealt_numbers, gathered
-from momentax.sharding._places import Place, stated, tell_hidden
+from momentax.sharding._places import Place, stated, tell_hidden, tell_shards
 from momentax.sharding._plan import Cost, Layout, Plan, plan_matrices
 
 # An operation of its own where a program is traced for shards (`momentax.sharding.on_shards`). The class is that of
@@ -64,8 +64,27 @@ def distribute(
       >>> print(y)
       [[2. 2.]]
     """
-    if not arrays:
-        return ([], *([] for _ in beside)) if beside else []
+    full = [index for index, x in enumerate(arrays) if x.size]
+    if len(full) < len(arrays) or not arrays:  # what has no entries stays what it is
+        lists = [list(each) for each in (arrays, *beside)]
+        if full:
+            new = distribute(
+                name,
+                function,
+                [arrays[index] for index in full],
+                [axes[index] for index in full],
+                [places[index] for index in full],
+                more=[[each[index] for index in full] for each in more],
+                beside=[[each[index] for index in full] for each in beside],
+                shared=shared,
+                transposes=transposes,
+                cost=cost,
+                wire_dtype=wire_dtype,
+            )
+            for old, column in zip(lists, new if beside else [new], strict=True):
+                for index, x in zip(full, column, strict=True):
+                    old[index] = x
+        return tuple(lists) if beside else lists[0]
     layouts = [
         Layout(tuple(batch), tuple(ins), tuple(outs), place.shards(x.ndim), blocks)
         for x, (batch, ins, outs, blocks), place in zip(arrays, axes, places, strict=True)
@@ -75,6 +94,8 @@ def distribute(
     assumed = stated().layout == "fully_sharded"
     if hidden is not None and not assumed:
         tell_hidden(name)
+    if place.mesh is None and any(jax.typeof(x).manual_axis_type.varying for x in arrays):
+        tell_shards(name)
     wire_dtype = wire_dtype if stated().wire_dtype is None else stated().wire_dtype
     plan = plan_matrices(
         arrays, layouts, place.sizes, transposes=transposes, cost=cost, share_copies=stated().share_copies

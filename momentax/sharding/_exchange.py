@@ -40,7 +40,7 @@ def gathered(
     if split > 1:
         x = _own(x.reshape(split, -1, *local), group.split)
     if move > 1:
-        x = jax.lax.all_to_all(x.reshape(move, -1, *local), group.move, 0, 0)
+        x = jax.lax.all_to_all(x.reshape(-1, *local), group.move, 0, 0, tiled=True)
     if gather > 1:
         x = jax.lax.all_gather(x, group.gather, to="invarying")
     # (gather..., move..., k, *local) -> (k, mesh axes of the first dim..., its local length, ...)
@@ -73,7 +73,7 @@ def gathered(
         if gather > 1:
             y = _own(y.reshape(gather, -1, *y.shape[len(names) :]), group.gather)
         if move > 1:
-            y = jax.lax.all_to_all(y.reshape(move, -1, *local), group.move, 0, 0)
+            y = jax.lax.all_to_all(y.reshape(-1, *local), group.move, 0, 0, tiled=True)
         y = y.reshape(-1, *local)
         if hidden is not None:  # both: the compiler would carry one of them into the function
             y = _laid(_laid(y, hidden, 0), hidden, 1)

@@ -44,14 +44,26 @@ def on_shards(function: Callable[..., Any], sizes: Mapping[str, int], args: Any,
     Returns:
       The shards of the result.
     """
+    alone = tuple(name for name, size in sizes.items() if size == 1)  # they divide nothing, but types know them
+    sizes = {name: size for name, size in sizes.items() if size > 1}
     flat, treedef = jax.tree.flatten(args)
-    shards = [Shard(jnp.asarray(x), at) for x, at in zip(flat, lies, strict=True)]
+    shards = [Shard(_without(jnp.asarray(x), alone), _only(at, sizes)) for x, at in zip(flat, lies, strict=True)]
     structs = [jax.ShapeDtypeStruct(whole_shape(s.x.shape, s.lies, sizes), s.x.dtype) for s in shards]
     program, shapes = jax.make_jaxpr(function, return_shape=True)(*jax.tree.unflatten(treedef, structs))
     results = _evaluate(program, shards, sizes)
-    targets = results_lie(shapes)
+    targets = [_only(at, sizes) for at in results_lie(shapes)]
     placed = [lay(result, at, sizes).x for result, at in zip(results, targets, strict=True)]
     return jax.tree.unflatten(jax.tree.structure(shapes), placed)
+
+
+def _only(lies: Lies, sizes: Mapping[str, int]) -> Lies:
+    return tuple(tuple(name for name in names if name in sizes) for names in lies)
+
+
+def _without(x: jax.Array, names: Sequence[str]) -> jax.Array:
+    """x, typed as the same along mesh axes of one device."""
+    varying = tuple(name for name in names if name in jax.typeof(x).manual_axis_type.varying)
+    return jax.lax.all_gather(x, varying, to="invarying").reshape(x.shape) if varying else x
 
 
 def whole_shape(shape: Sequence[int], lies: Lies, sizes: Mapping[str, int]) -> tuple[int, ...]:
@@ -89,10 +101,16 @@ def _operate(eqn: Any, operands: list[Shard], sizes: Mapping[str, int]) -> list[
     shapes = [tuple(atom.aval.shape) for atom in eqn.invars]
     results = [var.aval for var in eqn.outvars]
     operation = Operation(sizes, shapes, results, eqn.params, bind)
-    if not any(names for shard in operands for names in shard.lies) and name not in ALWAYS:
-        return list(map(everywhere, bind(*(shard.x for shard in operands))))
     if name == "cond":
         return _switch(operation, operands)
+    if name not in ALWAYS and _deals(eqn.params):
+        raise NotImplementedError(
+            f"a matrix method runs in a loop ({name}) inside an optimizer inside jax.shard_map, where it cannot be "
+            "dealt to the devices: give on_mesh the transformation that is in the loop, or call the update outside of "
+            "jax.shard_map."
+        )
+    if name not in ALWAYS and not any(names for shard in operands for names in shard.lies):
+        return list(map(everywhere, bind(*(shard.x for shard in operands))))
     rule = RULES.get(name) or (entry_by_entry if name in ELEMENTWISE else on_whole_arrays)
     return rule(operation, operands)
 
@@ -107,6 +125,13 @@ def _alike(xs: Sequence[Any]) -> list[Any]:
     ]
 
 
+def _deals(params: Any) -> bool:
+    """Whether a program among the parameters of an operation deals matrices."""
+    inner = [x for value in params.values() for x in (value if isinstance(value, tuple | list) else [value])]
+    programs = [getattr(x, "jaxpr", x) for x in inner if hasattr(getattr(x, "jaxpr", x), "eqns")]
+    return any(eqn.primitive.name in ALWAYS or _deals(eqn.params) for program in programs for eqn in program.eqns)
+
+
 def _switch(op: Operation, operands: list[Shard]) -> list[Shard]:
     """Branches run on shards; their results are laid alike."""
     index, *operands = operands
@@ -116,10 +141,14 @@ def _switch(op: Operation, operands: list[Shard]) -> list[Shard]:
     def run(branch, *xs):
         return _evaluate(branch, [Shard(x, lie) for x, lie in zip(xs, lies, strict=True)], op.sizes)
 
-    found: list[list[Shard]] = []
+    found: list[list[Lies]] = []
     for branch in branches:  # once, to see where results come to lie
-        jax.eval_shape(lambda *xs, branch=branch: found.append(run(branch, *xs)), *(shard.x for shard in operands))
-    targets = [common([Shard(None, result.lies) for result in results]) for results in zip(*found, strict=True)]
+
+        def look(*xs, branch=branch):
+            found.append([result.lies for result in run(branch, *xs)])
+
+        jax.eval_shape(look, *(shard.x for shard in operands))
+    targets = [common([Shard(None, lie) for lie in column]) for column in zip(*found, strict=True)]
 
     def laid(branch, *xs):
         results = run(branch, *xs)

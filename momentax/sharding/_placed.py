@@ -1,17 +1,19 @@
 """A transformation that knows where the parameters lie: outside `jax.shard_map`, and inside it."""
 
+import itertools
 from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
 from momentax.leaves import leaf_path
 from momentax.sharding._on_shards import on_shards, whole_shape
-from momentax.sharding._places import Place, fitting, stating
-from momentax.sharding._shard_rules import Lies
+from momentax.sharding._places import Place, fitting, stated, stating
+from momentax.sharding._shard_rules import NOWHERE, Lies
 from momentax.sharding._specs import axes_of, resolve_specs
 from momentax.sharding._state_shardings import state_shardings
 from momentax.slots import mirrored
@@ -32,7 +34,7 @@ def placed(
 
     def situation(tree):
         """The mesh, the partitions, and whether the leaves are shards of a `jax.shard_map` around this call."""
-        if mesh is None and param_specs is None:
+        if stated().inside or mesh is None and param_specs is None:  # inside `on_shards` arrays are whole: all is said
             return None, None, False
         around = jax.sharding.get_abstract_mesh()
         manual = {n for n, kind in zip(around.axis_names, around.axis_types, strict=True) if kind == AxisType.Manual}
@@ -71,19 +73,25 @@ def placed(
             with stated_of(params, at, specs, inside or None):
                 return wrapped.init(params)
 
-        def updated(updates, state, params, extra_args):
+        # functions, flags and the like stay what they are
+        extra, structure = jax.tree.flatten(extra_args)
+        traced = [isinstance(x, jax.Array | np.ndarray) for x in extra]
+
+        def updated(updates, state, params, arrays):
+            given = iter(arrays)
+            rejoined = [next(given) if array else x for x, array in zip(extra, traced, strict=True)]
             with stated_of(updates, at, specs, inside or None):
-                return wrapped.update(updates, state, params, **extra_args)
+                return wrapped.update(updates, state, params, **jax.tree.unflatten(structure, rejoined))
 
         if not inside:
-            return updated(updates, state, params, extra_args)
+            return updated(updates, state, params, list(itertools.compress(extra, traced)))
         _check_reduced(function, updates, specs)
         shards = _Shards(updates, specs, Place(at, inside=True).sizes)
         state_lies = shards.state(jax.eval_shape(started, shards.whole(updates if params is None else params)))
         lies = shards.lies + state_lies + (shards.lies if params is not None else [])
-        for tree in extra_args.values():
+        for _, tree in sorted(extra_args.items()):  # as flattening a dict does
             lies = lies + shards.extra(tree)
-        arguments = (updates, state, params, extra_args)
+        arguments = (updates, state, params, list(itertools.compress(extra, traced)))
         return on_shards(updated, shards.sizes, arguments, lies, lambda result: shards.lies + shards.state(result[1]))
 
     return init, update
@@ -122,16 +130,19 @@ class _Shards:
         return found
 
     def extra(self, tree: Any) -> list[Lies]:
-        """Where an extra argument lies: as the parameters if it is like them, and otherwise whole everywhere."""
+        """Where the arrays of an extra argument lie: as the parameters if it is like them, else whole everywhere."""
+        arrays = [x for x in jax.tree.leaves(tree) if isinstance(x, jax.Array | np.ndarray)]
         structures: list[Any] = [jax.tree.structure(t) for t in (tree, self.shards)]
-        shapes = [list(map(jnp.shape, jax.tree.leaves(t))) for t in (tree, self.shards)]
+        shapes = [list(map(jnp.shape, flat)) for flat in (arrays, jax.tree.leaves(self.shards))]
         alike = structures[0] == structures[1] and shapes[0] == shapes[1]
-        return self.lies if alike else [((),) * len(shape) for shape in shapes[0]]
+        return self.lies if alike else [NOWHERE * len(shape) for shape in shapes[0]]
 
 
 def _check_reduced(function: str, updates: Any, specs: list[PartitionSpec]) -> None:
     for (path, leaf), spec in zip(jax.tree_util.tree_leaves_with_path(updates), specs, strict=True):
-        extra = jax.typeof(leaf).manual_axis_type.varying - {name for entry in spec for name in axes_of(entry)}
+        sizes = jax.typeof(leaf).sharding.mesh.shape
+        known = {name for entry in spec for name in axes_of(entry)}
+        extra = {name for name in jax.typeof(leaf).manual_axis_type.varying - known if sizes[name] > 1}
         if extra:
             axes = tuple(sorted(extra))
             raise ValueError(

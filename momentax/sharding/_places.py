@@ -121,12 +121,23 @@ _told: set[str] = set()
 
 def tell_hidden(function: str) -> None:
     """Says once that matrices are computed where the compiler puts them."""
-    if function in _told:
-        return
-    _told.add(function)
-    warnings.warn(
+    _tell(
         f"{function}: parameters lie on a mesh whose axes are of type Auto, and under jit nobody can tell how: the "
         "compiler decides what travels, which may be much. Give mesh= and param_specs= to the optimizer, or wrap it in "
-        "momentax.on_mesh, which also takes layout='fully_sharded'; on a mesh of explicit axes nothing need be said.",
-        stacklevel=2,
+        "momentax.on_mesh, which also takes layout='fully_sharded'; on a mesh of explicit axes nothing need be said."
     )
+
+
+def tell_shards(function: str) -> None:
+    """Says once that what may be shards of matrices is taken for matrices."""
+    _tell(
+        f"{function}: inside jax.shard_map leaves differ between devices, and nothing says that they are shards: what "
+        "each device holds is taken for whole matrices of its own. If they are shards, wrap the optimizer in "
+        "momentax.on_mesh(..., param_specs=...); if gradients were not reduced, call jax.lax.pmean first."
+    )
+
+
+def _tell(message: str) -> None:
+    if message not in _told:
+        _told.add(message)
+        warnings.warn(message, stacklevel=3)

@@ -48,9 +48,10 @@ REDUCTIONS = {
     "reduce_sum": jax.lax.psum,
     "reduce_max": jax.lax.pmax,
     "reduce_min": jax.lax.pmin,
-    "reduce_and": lambda x, names: jax.lax.pmin(x.astype(jnp.int32), names).astype(x.dtype),
-    "reduce_or": lambda x, names: jax.lax.pmax(x.astype(jnp.int32), names).astype(x.dtype),
+    "reduce_and": lambda x, names: jax.lax.pmin(x.astype(jnp.int32), names).astype(bool),
+    "reduce_or": lambda x, names: jax.lax.pmax(x.astype(jnp.int32), names).astype(bool),
 }
+LOGIC = (REDUCTIONS["reduce_and"], REDUCTIONS["reduce_or"])
 
 
 def devices_of(names: Sequence[str], sizes: Mapping[str, int]) -> int:
@@ -64,6 +65,10 @@ def everywhere(x: Any) -> Shard:
 def lay(shard: Shard, lies: Lies, sizes: Mapping[str, int]) -> Shard:
     """The same array lying otherwise: gathered along axes that change, then cut."""
     x = shard.x
+    if not jnp.size(x) and shard.lies != lies:  # nothing travels
+        ways = zip(x.shape, shard.lies, lies, strict=True)
+        shape = [n * devices_of(now, sizes) // devices_of(then, sizes) for n, now, then in ways]
+        return Shard(jnp.zeros(shape, x.dtype), lies)
     for axis, (now, then) in enumerate(zip(shard.lies, lies, strict=True)):
         if now and now != then:
             x = jax.lax.all_gather(x, now, axis=axis, tiled=True, to="invarying")
@@ -105,11 +110,18 @@ def on_whole_arrays(op: Operation, operands: list[Shard]) -> list[Shard]:
 
 def _reduce(collective: Callable[..., Any], op: Operation, operands: list[Shard]) -> list[Shard]:
     [shard] = operands
+    if collective in LOGIC and shard.x.dtype != bool:
+        return on_whole_arrays(op, operands)
     axes = op.params["axes"]
     names = tuple(name for axis in axes for name in shard.lies[axis])
     [result] = op.bind(shard.x)
     result = collective(result, names) if names else result
     return [Shard(result, tuple(names for axis, names in enumerate(shard.lies) if axis not in axes))]
+
+
+def _bitcast(op: Operation, operands: list[Shard]) -> list[Shard]:
+    same = tuple(op.results[0].shape) == op.shapes[0]
+    return entry_by_entry(op, operands) if same else on_whole_arrays(op, operands)
 
 
 def _broadcast(op: Operation, operands: list[Shard]) -> list[Shard]:
@@ -186,7 +198,8 @@ def _slice(op: Operation, operands: list[Shard]) -> list[Shard]:
 
 
 def _distribute(op: Operation, operands: list[Shard]) -> list[Shard]:
-    laid = [lay(shard, lies, op.sizes) for shard, lies in zip(operands, op.params["lies"], strict=True)]
+    stated = [tuple(tuple(n for n in names if n in op.sizes) for names in lies) for lies in op.params["lies"]]
+    laid = [lay(shard, lies, op.sizes) for shard, lies in zip(operands, stated, strict=True)]
     results = op.params["job"](*(shard.x for shard in laid))
     return [Shard(x, laid[index].lies) for x, index in zip(results, op.params["renewed"], strict=True)]
 
@@ -194,6 +207,7 @@ def _distribute(op: Operation, operands: list[Shard]) -> list[Shard]:
 ALWAYS = frozenset(["distribute"])  # also where all operands are whole
 RULES: dict[str, Callable[[Operation, list[Shard]], list[Shard]]] = {
     **{name: functools.partial(_reduce, collective) for name, collective in REDUCTIONS.items()},
+    "bitcast_convert_type": _bitcast,
     "broadcast_in_dim": _broadcast,
     "transpose": _transpose,
     "squeeze": _squeeze,

@@ -41,6 +41,11 @@ def resolve_specs(
       >>> resolve_specs("example", params, mesh, lambda path, leaf: jax.P("fsdp") if leaf.ndim == 2 else None)[1]
       [P(), P('fsdp',)]
     """
+    if mesh is not None and not isinstance(mesh, jax.sharding.Mesh | jax.sharding.AbstractMesh):
+        raise TypeError(
+            f"{function}: `mesh` must be a jax.sharding.Mesh; got {type(mesh).__name__}. optax.inject_hyperparams "
+            "takes meshes for schedules: name them there in static_args=('mesh', 'param_specs')."
+        )
     named = [(leaf_path(path), leaf) for path, leaf in jax.tree_util.tree_leaves_with_path(params)]
     if not named:
         return mesh, []

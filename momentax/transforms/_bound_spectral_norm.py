@@ -139,7 +139,7 @@ def bound_spectral_norm(
         size = leaves.value_at(kappa, state.count)
         new = []
         for result, x, (fan_in, fan_out) in zip(results, flat, read.fans(flat), strict=True):
-            scale = jnp.asarray(size * math.sqrt(fan_out / fan_in), result.dtype)  # (2)
+            scale = jnp.asarray(size * math.sqrt(fan_out / max(fan_in, 1)), result.dtype)  # (2)
             new.append((scale * result).astype(x.dtype))
         return jax.tree.unflatten(treedef, new), BoundSpectralNormState(leaves.next_count(state.count), top)
 
@@ -169,7 +169,7 @@ def _bounded(method, steps, compute_dtype, precision):
 def _shapes(tree, rules) -> list[tuple[int, ...]]:
     """For each leaf the shape of the two vectors that power iteration starts from."""
     fan = [fans(x.shape, rule) for x, rule in zip(jax.tree.leaves(tree), rules, strict=True)]
-    return [(x.size // math.prod(f), 2, f[1]) for x, f in zip(jax.tree.leaves(tree), fan, strict=True)]
+    return [(x.size // max(math.prod(f), 1), 2, f[1]) for x, f in zip(jax.tree.leaves(tree), fan, strict=True)]
 
 
 def _unit(x):

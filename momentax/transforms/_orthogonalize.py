@@ -125,7 +125,7 @@ def orthogonalize(
         normalize = "aol" if isinstance(method, str) and method == "aol" else "frobenius"
     tables = [_table(method, steps, safety, half) for half in (False, True)] if named else []
 
-    def compute(stack):
+    def compute(stack, eps=eps):
         x = stack if compute_dtype is None else stack.astype(compute_dtype)
         if callable(method):
             return method(x).astype(stack.dtype)
@@ -147,7 +147,10 @@ def orthogonalize(
         read = matrices("orthogonalize", updates, routing)
         flat, treedef = jax.tree.flatten(updates)
         rounded = flat if input_dtype is None else [u.astype(input_dtype).astype(u.dtype) for u in flat]
-        new = read.map("orthogonalize", compute, rounded, transposes=not callable(method), wire_dtype=travels)
+        injected = (eps,) if isinstance(eps, jax.Array) else ()  # constants stay constants
+        new = read.map(
+            "orthogonalize", compute, rounded, transposes=not callable(method), wire_dtype=travels, shared=injected
+        )
         return jax.tree.unflatten(treedef, new), OrthogonalizeState(leaves.next_count(state.count))
 
     tx = optax.GradientTransformationExtraArgs(init, update)

@@ -161,6 +161,108 @@ def test_a_mesh_axis_that_is_not_taken_is_used_as_outside():
     np.testing.assert_allclose(jax.jit(step)(w)["kernel"], expected["kernel"], rtol=1e-5, atol=1e-6)
 
 
+def kernels(*shapes):
+    rng = np.random.default_rng(0)
+    return {f"w{n}": {"kernel": jnp.asarray(rng.standard_normal(s), jnp.float32)} for n, s in enumerate(shapes)}
+
+
+def in_shard_map(tx, params, specs, on=None, **extra):
+    """One step inside a shard_map that checks types, state made there, too."""
+    step = jax.shard_map(
+        lambda p: tx.update(p, tx.init(p), p, **extra)[0], mesh=on or mesh(), in_specs=(specs,), out_specs=specs
+    )
+    return jax.jit(step)(params)
+
+
+def assert_same(actual, expected):
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=2e-5, atol=2e-6), actual, expected)
+
+
+SHARDED = {"w0": {"kernel": P("y", None)}, "w1": {"kernel": P(None, "y")}}
+WHOLE = {"w0": {"kernel": P()}, "w1": {"kernel": P()}}
+
+
+@pytest.mark.parametrize("specs", [SHARDED, WHOLE], ids=["sharded", "whole"])
+@pytest.mark.parametrize(
+    "around",
+    [
+        lambda tx: tx,
+        lambda tx: optax.apply_if_finite(tx, 3),
+        lambda tx: optax.MultiSteps(tx, 1).gradient_transformation(),
+        lambda tx: optax.chain(optax.clip_by_global_norm(1.0), tx),
+    ],
+    ids=["alone", "apply_if_finite", "MultiSteps", "chain"],
+)
+def test_what_others_wrap_around_is_inside(around, specs):
+    """Branches that deal matrices; a statement inside another one is taken once."""
+    params = kernels((8, 4), (4, 8))
+    alone = around(momentax.muon(0.1))
+    expected, _ = alone.update(params, alone.init(params), params)
+    inner = momentax.muon(0.1, mesh=mesh(), param_specs=specs)
+    assert_same(in_shard_map(momentax.on_mesh(around(inner), param_specs=specs), params, specs), expected)
+
+
+def test_injected_hyperparameters_and_other_things_than_arrays():
+    params = kernels((8, 4), (4, 8))
+    tx = optax.inject_hyperparams(momentax.muon, static_args=("steps",))(0.1)
+    expected, _ = tx.update(params, tx.init(params), params)
+    extra = dict(value=jnp.float32(1.0), flag=True, function=max, grad=params["w0"])  # keywords in no order
+    placed = momentax.on_mesh(optax.with_extra_args_support(tx), param_specs=SHARDED)
+    assert_same(in_shard_map(placed, params, SHARDED, **extra), expected)
+
+
+@pytest.mark.parametrize(
+    "tx",
+    [
+        momentax.fismo(update_every=2),
+        momentax.muon_pp(tangent=True),
+        momentax.namo(),
+    ],
+    ids=["fismo", "muon_pp tangent", "namo"],
+)
+def test_mesh_axes_of_one_device(tx):
+    """They divide nothing, and types know them."""
+    on = jax.make_mesh((1, 2, 4), ("t", "x", "y"), axis_types=(AxisType.Auto,) * 3)
+    specs = {"w0": {"kernel": P("y", "t")}, "w1": {"kernel": P("t", "y")}, "w2": {"kernel": P(("x", "y"), None)}}
+    params = kernels((8, 4), (4, 8), (8, 4))
+    expected, _ = tx.update(params, tx.init(params), params)
+    assert_same(in_shard_map(momentax.on_mesh(tx, param_specs=specs), params, specs, on), expected)
+
+
+def test_exchanges_one_behind_the_other():
+    """Per-head kernels: a layout between two exchanges that the CPU compiler cannot do was once here."""
+    params = {"w": {"kernel": jnp.asarray(np.random.default_rng(0).standard_normal((12, 8, 2, 8)), jnp.float32)}}
+    specs = {"w": {"kernel": P("x", "y")}}
+    routing = momentax.routing.matrix((1,), (2, 3), batch_axes=(0,))
+    alone = momentax.fismo(routing=routing)
+    expected, _ = alone.update(params, alone.init(params), params)
+    placed = momentax.fismo(routing=routing, mesh=mesh(), param_specs=specs)
+    actual, _ = jax.jit(lambda p: placed.update(p, placed.init(p), p))(params)
+    assert_same(actual, expected)
+
+
+def test_leaves_of_no_entries():
+    params = kernels((8, 4), (0, 8), (3, 0, 4))
+    specs = {"w0": {"kernel": P("y", None)}, "w1": {"kernel": P(None, "y")}, "w2": {"kernel": P(None, "x", None)}}
+    routing = {"w2/kernel": momentax.routing.matrix((1,), (2,), (0,))}
+    tx = momentax.on_mesh(momentax.orthogonalize(routing=routing), param_specs=specs)
+    alone = momentax.orthogonalize(routing=routing)
+    expected, _ = alone.update(params, alone.init(params))
+    assert_same(in_shard_map(tx, params, specs), expected)
+
+
+def test_shards_of_which_nobody_speaks_are_told_of():
+    params = kernels((8, 4), (4, 8))
+    with pytest.warns(UserWarning, match="nothing says that they are shards"):
+        in_shard_map(momentax.muon(0.1), params, SHARDED)
+
+
+def test_a_mesh_that_is_none():
+    tx = optax.inject_hyperparams(momentax.muon, static_args=("steps",))(0.1, mesh=mesh(), param_specs=SHARDED)
+    with pytest.raises(TypeError, match=r"static_args=\('mesh', 'param_specs'\)"):
+        tx.init(kernels((8, 4), (4, 8)))
+
+
 def test_places_know_their_devices():
     place = Place(mesh(), P(None, ("x", "y")))
     assert place.sizes == SIZES
