@@ -8,7 +8,7 @@ from momentax.testing._compare import assert_close, leaves_with_names, mirrors
 from momentax.testing._subject import EVERYTHING, LOSSES, Subject, gradients, parameters
 
 DEVICES = 8
-MESH = ((2, 4), ("data", "model"))
+MESHES = {"one axis": ((8,), ("data",)), "two axes": ((2, 4), ("data", "model"))}
 
 
 def _require_devices():
@@ -19,9 +19,9 @@ def _require_devices():
     )
 
 
-def _mesh(kind: AxisType):
+def _mesh(name: str, kind: AxisType):
     _require_devices()
-    shape, axes = MESH
+    shape, axes = MESHES[name]
     return jax.make_mesh(shape, axes, axis_types=(kind,) * len(axes), devices=jax.devices()[:DEVICES])
 
 
@@ -48,10 +48,10 @@ def _assert_state_follows(state, params, what):
         )
 
 
-def _assert_sharded_equals_replicated(subject, kind, turn):
+def _assert_sharded_equals_replicated(subject, mesh_name, kind, turn):
     """Compares the second step of a run, which starts from a state that is not zero."""
-    mesh = _mesh(kind)
-    where = f"on an {kind.name} mesh"
+    mesh = _mesh(mesh_name, kind)
+    where = f"on an {kind.name} mesh with {mesh_name}"
     before, expected = subject.whole_reference[:2]
     with jax.set_mesh(mesh):
         shardings = _shardings(mesh, before.params, turn)
@@ -81,15 +81,25 @@ def _assert_same_avals(actual, expected, what):
 
 
 def check_sharded_on_an_auto_mesh(subject: Subject):
-    """Sharded over two mesh axes that the compiler places, each axis of the leaves over either, it does the same."""
+    """Sharded over one mesh axis the compiler places, each axis of the leaves in turn, it does the same."""
     for turn in (0, 1):
-        _assert_sharded_equals_replicated(subject, AxisType.Auto, turn)
+        _assert_sharded_equals_replicated(subject, "one axis", AxisType.Auto, turn)
+
+
+def check_sharded_on_an_auto_mesh_of_two_axes(subject: Subject):
+    """The same over two mesh axes, leaves sharded on two of theirs at once."""
+    _assert_sharded_equals_replicated(subject, "two axes", AxisType.Auto, turn=0)
 
 
 def check_sharded_on_an_explicit_mesh(subject: Subject):
-    """Sharded over two explicit mesh axes, each axis of the leaves over either, it does the same."""
+    """Sharded over one explicit mesh axis, each axis of the leaves in turn, it does the same."""
     for turn in (0, 1):
-        _assert_sharded_equals_replicated(subject, AxisType.Explicit, turn)
+        _assert_sharded_equals_replicated(subject, "one axis", AxisType.Explicit, turn)
+
+
+def check_sharded_on_an_explicit_mesh_of_two_axes(subject: Subject):
+    """The same over two explicit mesh axes, leaves sharded on two of theirs at once."""
+    _assert_sharded_equals_replicated(subject, "two axes", AxisType.Explicit, turn=1)
 
 
 def _shares(tree, parts):
@@ -99,12 +109,11 @@ def _shares(tree, parts):
 
 def check_data_parallel_in_shard_map(subject: Subject):
     """Inside `jax.shard_map`, with gradients averaged over devices, it does as on the mean gradient."""
-    mesh = _mesh(AxisType.Auto)
-    axes = mesh.axis_names
-    replicated, split = PartitionSpec(), PartitionSpec(axes)
+    mesh = _mesh("one axis", AxisType.Auto)
+    replicated, split = PartitionSpec(), PartitionSpec("data")
 
     def step(params, state, shares):
-        mean = jax.tree.map(lambda g: jax.lax.pmean(g[0], axes), shares)
+        mean = jax.tree.map(lambda g: jax.lax.pmean(g[0], "data"), shares)
         return subject.advance()(params, state, mean, LOSSES[0])
 
     mapped = jax.jit(jax.shard_map(step, mesh=mesh, in_specs=(replicated, replicated, split), out_specs=replicated))

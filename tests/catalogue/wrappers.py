@@ -231,7 +231,9 @@ CASES = [
             **dict.fromkeys(
                 (
                     "sharded_on_an_auto_mesh",
+                    "sharded_on_an_auto_mesh_of_two_axes",
                     "sharded_on_an_explicit_mesh",
+                    "sharded_on_an_explicit_mesh_of_two_axes",
                 ),
                 "slots lie in another memory than their parameters: tests/wrappers/test_offload_state.py",
             ),

@@ -13,6 +13,7 @@ from momentax.testing import Subject, Traits, checks_for
 
 CHECKS = (
     "sharded_on_an_explicit_mesh",
+    "sharded_on_an_explicit_mesh_of_two_axes",
     "promotes_explicitly",
     "half_precision_follows_float32",
     "zero_gradients_stay_finite",
