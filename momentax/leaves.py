@@ -15,30 +15,8 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
+from momentax.paths import closest, is_part, named_leaves, paths_of
 from momentax.typing import Mask, Params, ScalarOrSchedule, Updates
-
-
-def leaf_path(path: Sequence[Any]) -> str:
-    """A key path as `block/dense/kernel`: the one spelling used by routing, masks and errors.
-
-    Flax NNX shows `['kernel'].value` to `init` and `['kernel']` to `update`: a trailing `.value` is dropped
-    when it is an attribute (an attention module may own a submodule called `value`: that is a key).
-
-    >>> leaf_path(jax.tree_util.tree_leaves_with_path({"dense": {"kernel": 1.0}})[0][0])
-    'dense/kernel'
-    """
-    keys = list(path)
-    if keys and isinstance(keys[-1], jax.tree_util.GetAttrKey) and keys[-1].name == "value":
-        keys = keys[:-1]
-    return "/".join(_key_name(key) for key in keys)
-
-
-def _key_name(key: Any) -> str:
-    for attribute in ("key", "name", "idx"):
-        if hasattr(key, attribute):
-            name = getattr(key, attribute)
-            return "/".join(map(str, name)) if isinstance(name, tuple) else str(name)
-    return str(key)
 
 
 def value_at(value: ScalarOrSchedule | None, count: jax.Array) -> Any:
@@ -161,16 +139,16 @@ def _cast_back(new: Any, old: Any) -> jax.Array:
 
 def check_leaves(function: str, tree: Any, *, real: bool = True) -> None:
     """Raises `TypeError` naming the first leaf that is not floating (or not real where `real`)."""
-    for path, leaf in jax.tree_util.tree_leaves_with_path(tree):
+    for path, leaf in named_leaves(tree):
         dtype = jnp.result_type(leaf)
         if not jnp.issubdtype(dtype, jnp.inexact):
             raise TypeError(
-                f"{function}: leaf '{leaf_path(path)}' has dtype {dtype}; momentum needs floating-point leaves. "
+                f"{function}: leaf '{path}' has dtype {dtype}; momentum needs floating-point leaves. "
                 "Leave it out with optax.masked or optax.partition, or cast it."
             )
         if real and jnp.issubdtype(dtype, jnp.complexfloating):
             raise TypeError(
-                f"{function}: leaf '{leaf_path(path)}' has dtype {dtype}; this method is defined for real leaves. "
+                f"{function}: leaf '{path}' has dtype {dtype}; this method is defined for real leaves. "
                 "Wrap the chain in optax.contrib.split_real_and_imaginary, or leave the leaf out with optax.masked."
             )
 
@@ -188,26 +166,26 @@ def mask_leaves(function: str, mask: Mask | None, params: Params) -> list[bool]:
     `mask` is None (everywhere), a tree of bools with the leaves of `params` or a prefix of it, or a function
     of `params` that returns one.
     """
-    paths = [leaf_path(path) for path, _ in jax.tree_util.tree_leaves_with_path(params)]
+    paths = paths_of(params)
     if mask is None:
         return [True] * len(paths)
     tree = not callable(mask) or all(isinstance(keep, (bool, np.bool_)) for keep in jax.tree.leaves(mask))
     mask = mask if tree else mask(params)  # a tree of bools may be callable: Equinox modules are
-    flat = jax.tree_util.tree_leaves_with_path(mask)
+    flat = named_leaves(mask)
     for path, keep in flat:
         if not isinstance(keep, (bool, np.bool_)) or (not path and len(paths) > 1):
             raise TypeError(
                 f"{function}: the mask must hold Python bools, like the parameters or a prefix of them; got {keep!r} "
-                f"{f'at {leaf_path(path)!r}' if path else 'alone'}. Under optax.inject_hyperparams name each mask "
+                f"{f'at {path!r}' if path else 'alone'}. Under optax.inject_hyperparams name each mask "
                 "in static_args, ('weight_decay_mask',) for one, or it is taken for a schedule."
             )
-    if [leaf_path(path) for path, _ in flat] == paths:
-        return [bool(leaf) for _, leaf in flat]
-    if any(_is_masked(node) for node in jax.tree.leaves(params, is_leaf=_is_masked)):
-        given = {leaf_path(path): bool(keep) for path, keep in flat}
-        above = [[path[:end] for end in range(len(path) + 1) if path[:end] in given] for path in paths]
-        if all(above):  # the mask was made for the whole tree, of which this is a part
-            return [given[found[-1]] for found in above]
+    given = {path: bool(keep) for path, keep in flat}
+    if list(given) == paths:
+        return list(given.values())
+    if is_part(params):
+        above = [closest(path, given) for path in paths]
+        if None not in above:  # the mask was made for the whole tree, of which this is a part
+            return [given[found] for found in above if found is not None]
     try:
         full = jax.tree.map(lambda keep, subtree: jax.tree.map(lambda _: bool(keep), subtree), mask, params)
     except ValueError as error:
@@ -233,10 +211,6 @@ def folding(
     apart = [shape[axis] for axis in order]
     turned_back = sorted(range(len(order)), key=order.__getitem__)
     return lambda x: x.transpose(order).reshape(merged), lambda y: y.reshape(apart).transpose(turned_back)
-
-
-def _is_masked(node: Any) -> bool:
-    return isinstance(node, optax.MaskedNode)
 
 
 def next_count(count: jax.Array) -> jax.Array:
@@ -270,8 +244,8 @@ def mask_tree(function: str, mask: Mask | None, params: Params) -> Any:
 
 def _first_difference(ours: str, left: Any, theirs: str, right: Any) -> str:
     """Says where two trees part, or an empty string where they hold the same paths and shapes in the same order."""
-    a = {leaf_path(path): jnp.shape(leaf) for path, leaf in jax.tree_util.tree_leaves_with_path(left)}
-    b = {leaf_path(path): jnp.shape(leaf) for path, leaf in jax.tree_util.tree_leaves_with_path(right)}
+    a = {path: jnp.shape(leaf) for path, leaf in named_leaves(left)}
+    b = {path: jnp.shape(leaf) for path, leaf in named_leaves(right)}
     for path in (*a, *b):
         if path not in b:
             return f"leaf '{path}' of {ours} is missing in {theirs}"

@@ -15,6 +15,7 @@ import jax.numpy as jnp
 from jax.sharding import PartitionSpec
 
 from momentax import leaves
+from momentax.paths import named_leaves
 from momentax.routing import Routing, Rule, resolve
 from momentax.sharding import Place, carry, distribute, place_of
 
@@ -98,8 +99,7 @@ def matrices(function: str, tree: Any, routing: Routing | None) -> Matrices:
     leaves.check_leaves(function, tree)
     rules = resolve(function, tree, routing, certain=True)
     places = []
-    for (path, leaf), rule in zip(jax.tree_util.tree_leaves_with_path(tree), rules, strict=True):
-        name = leaves.leaf_path(path)
+    for (name, leaf), rule in zip(named_leaves(tree), rules, strict=True):
         if not rule.is_matrix:
             raise ValueError(
                 f"{function}: leaf '{name}' {jnp.shape(leaf)} is read as {_article(rule.kind)} ({rule.reason}), and "

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from momentax import leaves
+from momentax.paths import leaf_path, named_leaves
 from momentax.transforms import AverageGradientsState, HeavyBallState, ScaleByAdamState, ScaleByLionKState
 from momentax.typing import Params, Transformation
 
@@ -78,7 +78,7 @@ def from_optax(tx: Transformation, params: Params, state: optax.OptState, count:
       (1, 0.001)
     """
     slots, counts = _read(state)
-    known = {leaves.leaf_path(path): leaf for path, leaf in jax.tree_util.tree_leaves_with_path(params)}
+    known = dict(named_leaves(params))
     for slot, leaf in slots.items():
         if slot.path not in known or jnp.shape(leaf) != jnp.shape(known[slot.path]):
             expected = f"{jnp.shape(known[slot.path])}" if slot.path in known else "no such leaf"
@@ -93,8 +93,8 @@ def from_optax(tx: Transformation, params: Params, state: optax.OptState, count:
         sources = SOURCES.get(type(node), {})
         filled = {}
         for field in sources:
-            named, treedef = jax.tree_util.tree_flatten_with_path(getattr(node, field))
-            wanted = [_Slot(*sources[field], leaves.leaf_path(at)) for at, _ in named]
+            named, treedef = named_leaves(getattr(node, field)), jax.tree.structure(getattr(node, field))
+            wanted = [_Slot(*sources[field], at) for at, _ in named]
             for slot in wanted:
                 if slot not in slots:
                     others = sorted({f"`{o.field}` of {o.state.__name__}" for o in slots if o.path == slot.path})
@@ -132,18 +132,18 @@ def _read(state: optax.OptState) -> tuple[dict[_Slot, jax.Array], list[jax.Array
     """What is to be moved, and the counts."""
     slots: dict[_Slot, jax.Array] = {}
     counts = []
-    for path, node in jax.tree_util.tree_leaves_with_path(state, is_leaf=lambda node: type(node) in THEIRS):
+    for path, node in named_leaves(state, lambda node: type(node) in THEIRS):
         if type(node) not in THEIRS:
             raise ValueError(
-                f"from_optax: no rule moves leaf '{leaves.leaf_path(path)}' of Optax's state. States of adam, adamw, "
+                f"from_optax: no rule moves leaf '{path}' of Optax's state. States of adam, adamw, "
                 "sgd, lion and contrib.muon can be moved; of a wrapper such as optax.inject_hyperparams or "
                 "optax.MultiSteps pass the state inside."
             )
         if "count" in node._fields:
             counts.append(node.count)
         for field in THEIRS[type(node)]:
-            for at, leaf in jax.tree_util.tree_leaves_with_path(getattr(node, field)):
-                slot = _Slot(type(node), field, leaves.leaf_path(at))
+            for at, leaf in named_leaves(getattr(node, field)):
+                slot = _Slot(type(node), field, at)
                 if slot in slots:
                     raise ValueError(f"from_optax: Optax's state has two of {slot}: move the parts of it one by one.")
                 slots[slot] = leaf
@@ -161,7 +161,7 @@ def _one_count(counts: list[jax.Array], count: int | None) -> jax.Array:
 
 def _scalar(path: Any, leaf: Any, count: jax.Array) -> jax.Array:
     """What stands for a leaf that is no slot: the count, or nothing."""
-    name = leaves.leaf_path(path)
+    name = leaf_path(path)
     if name.split("/")[-1] == "count" and leaf.shape == () and jnp.issubdtype(leaf.dtype, jnp.integer):
         return jnp.copy(count)  # one buffer each: states are donated
     raise ValueError(

@@ -5,7 +5,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from momentax.leaves import leaf_path
+from momentax.paths import named_leaves, paths_of
 
 
 def mirrored(state: Any, params: Any) -> list[int | None]:
@@ -22,9 +22,9 @@ def mirrored(state: Any, params: Any) -> list[int | None]:
     >>> mirrored(state, params)  # count, mu and nu, each bias before kernel
     [None, 0, 1, 0, 1]
     """
-    places = {leaf_path(path): at for at, (path, _) in enumerate(jax.tree_util.tree_leaves_with_path(params))}
+    places = {path: at for at, path in enumerate(paths_of(params))}
     shapes = [jnp.shape(leaf) for leaf in jax.tree.leaves(params)]
-    named = [(leaf_path(path), leaf) for path, leaf in jax.tree_util.tree_leaves_with_path(state)]
+    named = named_leaves(state)
     split = [path.split("/") if path else [] for path, _ in named]
     alike: dict[tuple[str, ...], bool] = {}
     for parts in split:

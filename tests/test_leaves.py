@@ -9,7 +9,6 @@ import optax
 import pytest
 
 import momentax
-from momentax import leaves
 
 FACTORIES = {
     "heavy_ball": momentax.heavy_ball(),
@@ -61,9 +60,9 @@ def test_half_precision_state_is_float32_unless_stated():
 def test_paths_drop_the_value_of_a_variable_but_not_a_submodule_called_value():
     key = jax.tree_util
     variable = (key.DictKey("attention"), key.DictKey("value"), key.DictKey("kernel"), key.GetAttrKey("value"))
-    assert leaves.leaf_path(variable) == "attention/value/kernel"
-    assert leaves.leaf_path(variable[:2]) == "attention/value"
-    assert leaves.leaf_path((key.DictKey(("kernel", "scale")), key.SequenceKey(0))) == "kernel/scale/0"
+    assert momentax.paths.leaf_path(variable) == "attention/value/kernel"
+    assert momentax.paths.leaf_path(variable[:2]) == "attention/value"
+    assert momentax.paths.leaf_path((key.DictKey(("kernel", "scale")), key.SequenceKey(0))) == "kernel/scale/0"
 
 
 def test_missing_params_name_the_transform_and_the_call():

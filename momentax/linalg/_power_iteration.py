@@ -12,8 +12,9 @@ Spectral Normalization for Generative Adversarial Networks, ICLR 2018, arXiv 180
 import jax
 import jax.numpy as jnp
 
-from momentax.linalg._products import check_matrices, product, vary_as, wide
+from momentax.linalg._products import check_matrices, product, wide
 from momentax.linalg._schedules import check_steps
+from momentax.varying import vary_as
 
 
 def power_iteration(

@@ -42,10 +42,3 @@ def check_matrices(function: str, argument: str, x: jax.Array) -> None:
         )
     if not jnp.issubdtype(x.dtype, jnp.floating):
         raise TypeError(f"{function}: {argument} must be real floating; got {x.dtype}; cast it.")
-
-
-def vary_as(a: jax.Array, *others: jax.Array) -> jax.Array:
-    """a, typed as varying over the mesh axes of a `jax.shard_map` over which the others vary."""
-    own = jax.typeof(a).manual_axis_type.varying
-    missing = frozenset().union(*(jax.typeof(x).manual_axis_type.varying for x in others)) - own
-    return jax.lax.pcast(a, tuple(missing), to="varying") if missing else a

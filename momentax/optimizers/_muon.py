@@ -102,10 +102,5 @@ def muon(
         scale_by_adam(0.9, 0.95, 1e-10, mu_dtype=mu_dtype),
         take_step(rest_learning_rate, weight_decay, weight_decay_mask),
     )
-    return partition_by_rule(
-        {"matrix": matrices, "rest": adamw if rest is None else rest},
-        routing,
-        head=head,
-        mesh=mesh,
-        param_specs=param_specs,
-    )
+    parts = {"matrix": matrices, "rest": adamw if rest is None else rest}
+    return partition_by_rule(parts, routing, head=head, mesh=mesh, param_specs=param_specs)

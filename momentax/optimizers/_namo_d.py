@@ -123,10 +123,5 @@ def namo_d(
         scale_by_adam(0.9, 0.95, 1e-8, eps_hat=True, mu_dtype=mu_dtype),
         take_step(rest_rate, weight_decay, weight_decay_mask),
     )
-    return partition_by_rule(
-        {"matrix": matrices, "rest": adamw if rest is None else rest},
-        routing,
-        head=head,
-        mesh=mesh,
-        param_specs=param_specs,
-    )
+    parts = {"matrix": matrices, "rest": adamw if rest is None else rest}
+    return partition_by_rule(parts, routing, head=head, mesh=mesh, param_specs=param_specs)

@@ -28,6 +28,7 @@ import optax
 
 from momentax import checks, leaves
 from momentax.decays import take_step
+from momentax.paths import leaf_path
 from momentax.routing import only_matrices
 from momentax.transforms import scale_by_adam
 from momentax.typing import Mask, ScalarOrSchedule
@@ -107,7 +108,7 @@ def spam(
 
     def sparse_leaves(params):
         if masks is not None:
-            return jax.tree.map_with_path(lambda path, _: leaves.leaf_path(path) in masks, params)
+            return jax.tree.map_with_path(lambda path, _: leaf_path(path) in masks, params)
         return leaves.mask_tree("spam", only_matrices if density_mask is None else density_mask, params)
 
     def decayed_by_the_code(params):

@@ -7,7 +7,7 @@ from typing import Any
 
 import jax
 
-from momentax.leaves import leaf_path
+from momentax.paths import named_leaves
 from momentax.routing._rules import Rule, RuleSet, Shapes
 
 
@@ -56,8 +56,7 @@ def rules_of(numbers: Any, params: Any) -> RuleSet:
     """The rule set of a tree of dimension numbers, or of a function that makes one."""
     if callable(numbers) and not holds_numbers(numbers):  # an Equinox module of numbers may be callable, too
         numbers = numbers(params)
-    flat = jax.tree_util.tree_leaves_with_path(numbers, is_leaf=lambda node: node is None or _is_numbers(node))
-    stated = {leaf_path(path): leaf for path, leaf in flat}
+    stated = dict(named_leaves(numbers, lambda node: node is None or _is_numbers(node)))
 
     def rule(path: str, shape: tuple[int, ...], shapes: Shapes) -> Rule | str:
         keys = path.split("/")

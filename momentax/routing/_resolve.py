@@ -6,11 +6,9 @@ import inspect
 from collections.abc import Callable, Mapping
 from typing import Any
 
-import jax
 import jax.numpy as jnp
-import optax
 
-from momentax.leaves import leaf_path
+from momentax.paths import is_part, named_leaves, paths_of
 from momentax.routing._dimension_numbers import DimensionNumbers, holds_numbers, rules_of
 from momentax.routing._equinox import equinox
 from momentax.routing._flax import flax
@@ -79,9 +77,8 @@ def resolve(
 
 def unmatched(params: Any, routing: Routing | None) -> list[str]:
     """Patterns of a dict, other than "*", that match no leaf of a tree that has some and hides none."""
-    paths = [leaf_path(path) for path, _ in jax.tree_util.tree_leaves_with_path(params)]
-    nodes = jax.tree.leaves(params, is_leaf=lambda node: isinstance(node, optax.MaskedNode))
-    if not paths or len(nodes) > len(paths) or not isinstance(routing, Mapping) or holds_numbers(routing):
+    paths = paths_of(params)
+    if not paths or is_part(params) or not isinstance(routing, Mapping) or holds_numbers(routing):
         return []
     return [p for p in routing if p != "*" and not any(fnmatch.fnmatchcase(path, p) for path in paths)]
 
@@ -114,7 +111,7 @@ def _entry(path: str, axes: str, routing: Routing | None) -> str:
 def assigned(params: Any, routing: Routing | None) -> list[tuple[str, Any, Rule | str]]:
     """(path, leaf, rule or why there is none) for each leaf of a tree of arrays or shapes."""
     routing = _checked(routing, params)
-    flat = [(leaf_path(path), leaf) for path, leaf in jax.tree_util.tree_leaves_with_path(params)]
+    flat = named_leaves(params)
     shapes = {path: jnp.shape(leaf) for path, leaf in flat}
     return [(path, leaf, _normalise(path, leaf, _assign(path, leaf, shapes, routing))) for path, leaf in flat]
 

@@ -12,7 +12,8 @@ from jax.sharding import PartitionSpec
 
 from momentax.sharding._exchange import concatenated, dealt_numbers, gathered
 from momentax.sharding._places import Place, stated, tell_hidden, tell_shards
-from momentax.sharding._plan import Cost, Layout, Plan, plan_matrices
+from momentax.sharding._plan import Cost, Layout, Plan, by_devices, plan_matrices
+from momentax.varying import vary_as, varying_axes
 
 # An operation of its own where a program is traced for shards (`momentax.sharding.on_shards`). The class is that of
 # jax.extend.core, whose import brings Pallas along.
@@ -94,7 +95,7 @@ def distribute(
     assumed = stated().layout == "fully_sharded"
     if hidden is not None and not assumed:
         tell_hidden(name)
-    if place.mesh is None and any(jax.typeof(x).manual_axis_type.varying for x in arrays):
+    if place.mesh is None and any(map(varying_axes, arrays)):
         tell_shards(name)
     wire_dtype = wire_dtype if stated().wire_dtype is None else stated().wire_dtype
     plan = plan_matrices(
@@ -151,8 +152,7 @@ class _Job:
             inputs.append([x for x, _ in moved + known])
             back.append([way for _, way in moved[:1] + known])
         results: list[list[Any]] = [[None] * number for _ in range(1 + self.beside)]
-        for axes in dict.fromkeys(group.dealt for group in groups):
-            positions = [p for p, group in enumerate(groups) if group.dealt == axes]
+        for positions in by_devices(groups):
             new = self._computed(positions, {p: inputs[p] for p in positions}, shared)
             for p in positions:
                 for column, way, result in zip(results, back[p], new[p], strict=True):
@@ -169,7 +169,8 @@ class _Job:
 
         def branch(kind, inputs):
             number = {p: held * plan.groups[p].blocks for p, held in zip(positions, kind, strict=True)}
-            new = {p: [_zeros_like(inputs[p][column]) for column in keep] for p in positions}
+            kept = {p: [inputs[p][column] for column in keep] for p in positions}
+            new = {p: [vary_as(jnp.zeros_like(x), x) for x in xs] for p, xs in kept.items()}
             for batch in batches:
                 full = [p for p in batch if number[p]]
                 turned = {p: plan.groups[p].matrix != plan.groups[batch[0]].matrix for p in batch}
@@ -191,13 +192,6 @@ class _Job:
         which = jnp.array([different.index(kind) for kind in kinds], jnp.int32)
         device = which[jax.lax.axis_index(plan.groups[positions[0]].dealt)]
         return jax.lax.switch(device, [functools.partial(branch, kind) for kind in different], inputs)
-
-
-def _zeros_like(x: jax.Array) -> jax.Array:
-    """Zeros of one type with x: also where types tell over which mesh axes arrays vary."""
-    zeros = jnp.zeros_like(x)
-    missing = jax.typeof(x).manual_axis_type.varying - jax.typeof(zeros).manual_axis_type.varying
-    return jax.lax.pcast(zeros, tuple(missing), to="varying") if missing else zeros
 
 
 def _lengthened(x: jax.Array, length: int) -> jax.Array:

@@ -24,8 +24,7 @@ def gathered(
 ):
     """The matrices (k, in, out) of a group that this device computes, and the way back to its shards."""
     move, gather, split = map(plan.number, (group.move, group.gather, group.split))
-    travels = move * gather * split > 1
-    wire = group.dtype if wire_dtype is None or not travels else wire_dtype
+    wire = wire_dtype if wire_dtype is not None and group.collectives else group.dtype
     unfolded = [_stacked(arrays[member], layouts[member], wire) for member in group.members]
     x = concatenated([stack for stack, _ in unfolded])  # (count, *local)
     local = x.shape[1:]

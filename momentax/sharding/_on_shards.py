@@ -27,6 +27,7 @@ from momentax.sharding._shard_rules import (
     on_whole_arrays,
     whole,
 )
+from momentax.varying import vary_alike, vary_over, varying_axes
 
 CALLS = {"jit": "jaxpr", "pjit": "jaxpr", "closed_call": "call_jaxpr", "custom_jvp_call": "call_jaxpr"}
 
@@ -62,7 +63,7 @@ def _only(lies: Lies, sizes: Mapping[str, int]) -> Lies:
 
 def _without(x: jax.Array, names: Sequence[str]) -> jax.Array:
     """x, typed as the same along mesh axes of one device."""
-    varying = tuple(name for name in names if name in jax.typeof(x).manual_axis_type.varying)
+    varying = tuple(name for name in names if name in varying_axes(x))
     return jax.lax.all_gather(x, varying, to="invarying").reshape(x.shape) if varying else x
 
 
@@ -95,7 +96,7 @@ def _operate(eqn: Any, operands: list[Shard], sizes: Mapping[str, int]) -> list[
 
     def bind(*xs, **changed):
         params = eqn.primitive.get_bind_params({**eqn.params, **changed})
-        results = eqn.primitive.bind(*_alike(xs), **params)
+        results = eqn.primitive.bind(*vary_alike(xs), **params)  # operations ask for one type
         return list(results) if eqn.primitive.multiple_results else [results]
 
     shapes = [tuple(atom.aval.shape) for atom in eqn.invars]
@@ -113,16 +114,6 @@ def _operate(eqn: Any, operands: list[Shard], sizes: Mapping[str, int]) -> list[
         return list(map(everywhere, bind(*(shard.x for shard in operands))))
     rule = RULES.get(name) or (entry_by_entry if name in ELEMENTWISE else on_whole_arrays)
     return rule(operation, operands)
-
-
-def _alike(xs: Sequence[Any]) -> list[Any]:
-    """Operands that types say to vary over the same mesh axes, which operations ask for."""
-    varying = [jax.typeof(x).manual_axis_type.varying for x in xs]
-    union = frozenset().union(*varying)
-    return [
-        jax.lax.pcast(x, tuple(union - own), to="varying") if union - own else x
-        for x, own in zip(xs, varying, strict=True)
-    ]
 
 
 def _deals(params: Any) -> bool:
@@ -152,15 +143,14 @@ def _switch(op: Operation, operands: list[Shard]) -> list[Shard]:
 
     def laid(branch, *xs):
         results = run(branch, *xs)
-        return [_varying(lay(r, at, op.sizes)) for r, at in zip(results, targets, strict=True)]
+        return [_of_one_type(lay(r, at, op.sizes)) for r, at in zip(results, targets, strict=True)]
 
     functions = [functools.partial(laid, branch) for branch in branches]
     results = jax.lax.switch(whole(index, op.sizes), functions, *(shard.x for shard in operands))
     return [Shard(x, at) for x, at in zip(results, targets, strict=True)]
 
 
-def _varying(shard: Shard) -> Any:
+def _of_one_type(shard: Shard) -> Any:
     """The entries, typed as varying where they lie on shards: two branches must have one type."""
     names = {name for entry in shard.lies for name in entry}
-    own = jax.typeof(shard.x).manual_axis_type.varying
-    return jax.lax.pcast(shard.x, tuple(names - own), to="varying") if own and names - own else shard.x
+    return vary_over(shard.x, names) if varying_axes(shard.x) else shard.x

@@ -10,7 +10,7 @@ import numpy as np
 import optax
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
-from momentax.leaves import leaf_path
+from momentax.paths import named_leaves, paths_of
 from momentax.sharding._on_shards import on_shards, whole_shape
 from momentax.sharding._places import Place, fitting, stated, stating
 from momentax.sharding._shard_rules import NOWHERE, Lies
@@ -18,6 +18,7 @@ from momentax.sharding._specs import axes_of, resolve_specs
 from momentax.sharding._state_shardings import state_shardings
 from momentax.slots import mirrored
 from momentax.typing import Transformation
+from momentax.varying import varying_axes
 
 
 def placed(
@@ -50,17 +51,19 @@ def placed(
         return at, specs, bool(manual) and names <= manual
 
     def stated_of(tree, at, specs, inside=None):
-        paths = [leaf_path(path) for path, _ in jax.tree_util.tree_leaves_with_path(tree)]
-        by_path = None if specs is None else dict(zip(paths, specs, strict=True))
+        by_path = None if specs is None else dict(zip(paths_of(tree), specs, strict=True))
         return stating(mesh=at, specs=by_path, wire_dtype=wire_dtype, layout=layout, inside=inside)
 
-    def init(params):
-        at, specs, inside = situation(params)
-
+    def start(at, specs, inside):
         def started(params):
             with stated_of(params, at, specs, inside or None):
                 return wrapped.init(params)
 
+        return started
+
+    def init(params):
+        at, specs, inside = situation(params)
+        started = start(at, specs, inside)
         if not inside:
             return _constrained(started(params), wrapped, params, at, specs)
         shards = _Shards(params, specs, Place(at, inside=True).sizes)
@@ -68,11 +71,6 @@ def placed(
 
     def update(updates, state, params=None, **extra_args):
         at, specs, inside = situation(updates)
-
-        def started(params):
-            with stated_of(params, at, specs, inside or None):
-                return wrapped.init(params)
-
         # functions, flags and the like stay what they are
         extra, structure = jax.tree.flatten(extra_args)
         traced = [isinstance(x, jax.Array | np.ndarray) for x in extra]
@@ -87,7 +85,8 @@ def placed(
             return updated(updates, state, params, list(itertools.compress(extra, traced)))
         _check_reduced(function, updates, specs)
         shards = _Shards(updates, specs, Place(at, inside=True).sizes)
-        state_lies = shards.state(jax.eval_shape(started, shards.whole(updates if params is None else params)))
+        like = shards.whole(updates if params is None else params)
+        state_lies = shards.state(jax.eval_shape(start(at, specs, inside), like))
         lies = shards.lies + state_lies + (shards.lies if params is not None else [])
         for _, tree in sorted(extra_args.items()):  # as flattening a dict does
             lies = lies + shards.extra(tree)
@@ -139,14 +138,14 @@ class _Shards:
 
 
 def _check_reduced(function: str, updates: Any, specs: list[PartitionSpec]) -> None:
-    for (path, leaf), spec in zip(jax.tree_util.tree_leaves_with_path(updates), specs, strict=True):
+    for (path, leaf), spec in zip(named_leaves(updates), specs, strict=True):
         sizes = jax.typeof(leaf).sharding.mesh.shape
         known = {name for entry in spec for name in axes_of(entry)}
-        extra = {name for name in jax.typeof(leaf).manual_axis_type.varying - known if sizes[name] > 1}
+        extra = {name for name in varying_axes(leaf) - known if sizes[name] > 1}
         if extra:
             axes = tuple(sorted(extra))
             raise ValueError(
-                f"{function}: leaf '{leaf_path(path)}' differs along the mesh axes {axes}, over which its partition "
+                f"{function}: leaf '{path}' differs along the mesh axes {axes}, over which its partition "
                 f"{spec} does not shard it: gradients were not reduced there. Call jax.lax.pmean(gradients, {axes}) "
                 "before the update, or name the axes in param_specs."
             )

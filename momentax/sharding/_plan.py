@@ -98,6 +98,11 @@ class Group:
         return np.any(places.transpose(order).reshape(copies, -1, self.capacity), axis=0)
 
     @property
+    def collectives(self) -> int:
+        """How many collectives the group takes."""
+        return 2 * bool(self.move) + bool(self.gather) + bool(self.split)
+
+    @property
     def matrix(self) -> tuple[int, int]:
         """Inputs and outputs of one matrix, as it is computed."""
         fan_in, fan_out = (math.prod(self.dims[d][0] for d in side) for side in (self.ins, self.outs))
@@ -128,6 +133,10 @@ class Plan:
     def received(self, group: Group) -> int:
         """Entries that a device receives for a group, both ways, by bandwidth-optimal collectives."""
         return round(_received(group, self.sizes))
+
+    def busiest(self, cost: Cost) -> float:
+        """FLOPs of the device that computes most."""
+        return sum(_load(self.groups, positions, cost) for positions in by_devices(self.groups))
 
 
 def plan_matrices(
@@ -168,7 +177,7 @@ def plan_matrices(
         sides = tuple(tuple(map(axes.index, side)) for side in (layout.in_axes, layout.out_axes))
         stacked = tuple(name for axis in layout.batch_axes for name in shards[axis])
         keys.setdefault((dims, sides, layout.blocks, np.dtype(array.dtype), stacked), []).append(position)
-    cost = cost or _newton_schulz
+    cost = cost or newton_schulz_flops
     found = []
     for spread in (False, True):
         groups = []
@@ -189,9 +198,10 @@ def plan_matrices(
     return Plan(tuple(groups), tuple(map(tuple, batches.values())), sizes, tuple(stacks))
 
 
-def _newton_schulz(fan_in: int, fan_out: int) -> float:
+def newton_schulz_flops(fan_in: int, fan_out: int, steps: int = 5) -> float:
+    """Of the products of Newton-Schulz for one matrix."""
     m, n = sorted((fan_in, fan_out))
-    return 5 * (4 * m * m * n + 2 * m**3)
+    return steps * (4 * m * m * n + 2 * m**3)
 
 
 def _ways(whole: Group, sizes: Mapping[str, int], share_copies: bool) -> Iterator[Group]:
@@ -223,8 +233,7 @@ def _partings(names: Sequence[str]) -> Iterator[tuple[tuple[str, ...], tuple[str
 
 def _price(group: Group, sizes: Mapping[str, int], spread: bool) -> tuple[float, ...]:
     """Least on the busiest device; or, spread, most devices; then least to receive, then fewest collectives."""
-    collectives = 2 * bool(group.move) + bool(group.gather) + bool(group.split)
-    return -len(group.held) if spread else group.capacity, _received(group, sizes), collectives
+    return -len(group.held) if spread else group.capacity, _received(group, sizes), group.collectives
 
 
 def _received(group: Group, sizes: Mapping[str, int]) -> float:
@@ -241,7 +250,12 @@ def _price_of(group: Group, cost: Cost) -> float:
     return group.blocks * cost(*group.matrix)
 
 
-def _by_devices(groups: Sequence[Group]) -> Iterator[list[int]]:
+def _load(groups: Sequence[Group], positions: Sequence[int], cost: Cost) -> float:
+    """FLOPs of the device that computes most of groups that are dealt to the same ones."""
+    return float(np.max(sum(np.asarray(groups[p].held) * _price_of(groups[p], cost) for p in positions)))
+
+
+def by_devices(groups: Sequence[Group]) -> Iterator[list[int]]:
     """Positions of groups that are dealt to the same devices."""
     for dealt in dict.fromkeys(group.dealt for group in groups):
         yield [position for position, group in enumerate(groups) if group.dealt == dealt]
@@ -250,13 +264,12 @@ def _by_devices(groups: Sequence[Group]) -> Iterator[list[int]]:
 def _time(groups: Sequence[Group], cost: Cost, sizes: Mapping[str, int]) -> float:
     """In bytes received."""
     time = 0.0
-    for positions in _by_devices(groups):
-        load = sum(np.asarray(groups[p].held) * _price_of(groups[p], cost) for p in positions)
+    for positions in by_devices(groups):
         received = sum(_received(groups[p], sizes) * groups[p].dtype.itemsize for p in positions)
         kinds = len(set(zip(*(groups[p].held for p in positions), strict=True)))
         if kinds > MANY_BRANCHES:
             return math.inf
-        time += (np.max(load) / FLOPS_PER_BYTE + received) * (WORTH_BRANCHES if kinds > 1 else 1.0)
+        time += (_load(groups, positions, cost) / FLOPS_PER_BYTE + received) * (WORTH_BRANCHES if kinds > 1 else 1.0)
     return time
 
 
@@ -266,7 +279,7 @@ def _balanced(groups: Sequence[Group], cost: Cost, sizes: Mapping[str, int], at_
     `at_most_even`: no device takes more of a group than an even share, so that buffers stay as short as they can be.
     """
     balanced = list(groups)
-    for positions in _by_devices(groups):
+    for positions in by_devices(groups):
         devices = len(groups[positions[0]].held)
         load = [0.0] * devices
         for position in sorted(positions, key=lambda p: -_price_of(groups[p], cost)):

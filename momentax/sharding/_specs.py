@@ -6,10 +6,9 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import optax
 from jax.sharding import NamedSharding, PartitionSpec
 
-from momentax.leaves import leaf_path
+from momentax.paths import closest, is_part, named_leaves
 from momentax.typing import Params
 
 
@@ -23,7 +22,7 @@ def resolve_specs(
       params: tree of arrays or jax.ShapeDtypeStruct; or part of one, with optax.MaskedNode for the rest.
       mesh: jax.sharding.Mesh or AbstractMesh. None: that of the NamedShardings, else the one of `jax.set_mesh`.
       param_specs: tree of PartitionSpec or NamedSharding like the parameters or a prefix of them, or a function
-        (path, leaf) of one, the path as `momentax.leaves.leaf_path` spells it. A spec of None is PartitionSpec(). None:
+        (path, leaf) of one, the path as `momentax.paths.leaf_path` spells it. A spec of None is PartitionSpec(). None:
         the NamedShardings of the parameters themselves.
       taken: mesh axes of a `jax.shard_map` around the call, over which the leaves are divided already.
 
@@ -46,7 +45,7 @@ def resolve_specs(
             f"{function}: `mesh` must be a jax.sharding.Mesh; got {type(mesh).__name__}. optax.inject_hyperparams "
             "takes meshes for schedules: name them there in static_args=('mesh', 'param_specs')."
         )
-    named = [(leaf_path(path), leaf) for path, leaf in jax.tree_util.tree_leaves_with_path(params)]
+    named = named_leaves(params)
     if not named:
         return mesh, []
     if param_specs is None:
@@ -104,30 +103,23 @@ def _own(function: str, path: str, leaf: Any) -> NamedSharding:
 
 def _match(function: str, params: Params, paths: list[str], param_specs: Any) -> list[Any]:
     """The partition of each path: its own, or that of the branch it is on."""
-    flat = jax.tree_util.tree_leaves_with_path(param_specs, is_leaf=_is_place)
-    given = {leaf_path(path): place for path, place in flat}
+    given = dict(named_leaves(param_specs, _is_place))
     found = []
     for path in paths:
-        cuts = [len(path), *(end for end in range(len(path) - 1, 0, -1) if path[end] == "/"), 0]
-        above = next((path[:end] for end in cuts if path[:end] in given), None)
+        above = closest(path, given)
         if above is None:
             raise ValueError(
                 f"{function}: `param_specs` has nothing for leaf '{path}' of the parameters; it has {_list(given)}. "
                 "Give a tree of PartitionSpec like the parameters or a prefix of it, or a function (path, leaf)."
             )
         found.append(above)
-    part = any(isinstance(x, optax.MaskedNode) for x in jax.tree.leaves(params, is_leaf=_is_masked))
     unused = [path for path, place in given.items() if path not in found and place is not None]
-    if unused and not part:
+    if unused and not is_part(params):
         raise ValueError(
             f"{function}: `param_specs` has leaf '{unused[0]}', which the parameters lack; they have {_list(paths)}. "
             "Give a tree of PartitionSpec like the parameters or a prefix of it, or a function (path, leaf)."
         )
     return [given[above] for above in found]
-
-
-def _is_masked(node: Any) -> bool:
-    return isinstance(node, optax.MaskedNode)
 
 
 def _list(paths: Any) -> str:

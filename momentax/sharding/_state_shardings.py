@@ -1,13 +1,13 @@
 """Where the state of an optimizer belongs: what mirrors a parameter lies as that parameter, the rest is replicated."""
 
-import math
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
-from momentax.sharding._specs import axes_of, resolve_specs
+from momentax.sharding._places import fitting
+from momentax.sharding._specs import resolve_specs
 from momentax.slots import mirrored
 from momentax.typing import Params, Transformation
 
@@ -65,22 +65,12 @@ def state_shardings(
         program, state = jax.make_jaxpr(tx.init, return_shape=True)(jax.tree.unflatten(treedef, placed))
     result = []
     for at, aval in zip(mirrored(state, params), program.out_avals, strict=True):
-        spec = PartitionSpec() if at is None else _along(aval.shape, jnp.shape(flat[at]), specs[at], mesh)
+        spec = PartitionSpec() if at is None else fitting(specs[at], aval.shape, mesh.shape)
         if typed and not aval.sharding.mesh.empty:
             spec = aval.sharding.spec
         kind = "pinned_host" if aval.memory_space == jax.memory.Space.Host else None
         result.append(NamedSharding(mesh, spec, memory_kind=kind if at is None else memory_kind or kind))
     return jax.tree.unflatten(jax.tree.structure(state), result)
-
-
-def _along(shape: tuple[int, ...], whole: tuple[int, ...], spec: PartitionSpec, mesh: Any) -> PartitionSpec:
-    """The partition of a parameter, for a leaf that mirrors it."""
-    if shape == whole:
-        return spec
-    devices = [math.prod(mesh.shape[name] for name in axes_of(entry)) for entry in spec]
-    return PartitionSpec(
-        *[None if size % count else entry for size, count, entry in zip(shape, devices, spec, strict=False)]
-    )
 
 
 def check_memory(function: str, device: Any, memory_kind: str) -> None:

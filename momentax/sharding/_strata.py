@@ -12,6 +12,8 @@ import numpy as np
 from jax.sharding import NamedSharding, PartitionSpec
 
 from momentax.sharding._carry import carry
+from momentax.sharding._noise import entry_numbers, noise
+from momentax.sharding._specs import axes_of
 
 MANY = 16  # entries chosen of a stratum, at most: each costs a comparison with every entry of the stratum
 ROUNDS = 4  # of mixing in a permutation
@@ -92,8 +94,7 @@ class Strata:
         mesh = mesh or jax.typeof(x).sharding.mesh
 
         def place(spec):
-            names = spec[self.axis]
-            names = () if names is None else (names,) if isinstance(names, str) else names
+            names = axes_of(spec[self.axis])
             cut = self.shape[self.axis] // self.size % math.prod(mesh.shape[name] for name in names)
             return PartitionSpec(*[None if cut and axis == self.axis else part for axis, part in enumerate(spec)])
 
@@ -105,18 +106,13 @@ class Strata:
 def _draw(strata: Strata, _: jax.Array, words: jax.Array) -> tuple[jax.Array]:
     across = strata.shape[strata.axis] // strata.size
     shape = strata._along_axis(across, 1)
-    number = jnp.zeros(shape, jnp.uint32)
-    for axis, size in enumerate(shape):  # an iota, where a constant would be large
-        number = number * np.uint32(size) + jax.lax.broadcasted_iota(jnp.uint32, shape, axis)
-
-    def noise(index):
-        return _mix(_mix(index ^ words[0]) + words[1])
+    number = entry_numbers(shape)
 
     def keys(step):
-        return noise(number * np.uint32(2 * ROUNDS) + np.uint32(step))
+        return noise(number * np.uint32(2 * ROUNDS) + np.uint32(step), words)
 
     most = strata.kept - (strata.capacity - 1) * strata.number  # strata that give `capacity` entries
-    turned = (number + noise(np.uint32(2**32 - 1)) % np.uint32(strata.number)) % np.uint32(strata.number)
+    turned = (number + noise(np.uint32(2**32 - 1), words) % np.uint32(strata.number)) % np.uint32(strata.number)
     here = jnp.where(turned < most, np.uint32(strata.capacity), np.uint32(strata.capacity - 1))
     slot = jax.lax.broadcasted_iota(jnp.uint32, strata._along_axis(across, strata.capacity), strata.axis + 1)
     places = jnp.where(slot < here, _permute(slot, keys, strata.size), np.uint32(strata.size)).astype(jnp.int32)
@@ -134,13 +130,6 @@ def _scatter(strata: Strata, _: jax.Array, chosen: jax.Array, places: jax.Array)
     rows = jnp.expand_dims(strata._split(chosen, strata.capacity), strata.axis + 2)
     entries = jnp.where(strata._hits(places), rows, 0)
     return (jnp.sum(entries, strata.axis + 1, dtype=chosen.dtype).reshape(strata.shape),)
-
-
-def _mix(x: jax.Array) -> jax.Array:
-    """A bijection of 32-bit numbers whose every output bit depends on every input bit."""
-    x = (x ^ (x >> np.uint32(16))) * np.uint32(0x7FEB352D)
-    x = (x ^ (x >> np.uint32(15))) * np.uint32(0x846CA68B)
-    return x ^ (x >> np.uint32(16))
 
 
 def _permute(x: jax.Array, keys: Callable[[int], jax.Array], size: int) -> jax.Array:

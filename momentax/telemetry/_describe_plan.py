@@ -1,16 +1,17 @@
 """A table of what travels and who computes what, before anything is compiled."""
 
 import dataclasses
+import functools
 import math
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 
-from momentax.leaves import leaf_path
 from momentax.matrices import matrices
+from momentax.paths import named_leaves
 from momentax.routing import Routing, resolve
-from momentax.sharding import Group, Layout, Plan, plan_matrices, resolve_specs, stating
+from momentax.sharding import Group, Layout, newton_schulz_flops, plan_matrices, resolve_specs, stating
 
 NAME = "describe_plan"
 
@@ -129,7 +130,7 @@ def describe_plan(
       16 devices, each: 2 collectives, 31.5 MB received, 96.6 G FLOPs on the busiest (1.00 x an even share)
     """
     mesh, specs = resolve_specs(NAME, params, mesh, param_specs)
-    flat = [(leaf_path(path), leaf) for path, leaf in jax.tree_util.tree_leaves_with_path(params)]
+    flat = named_leaves(params)
     rules = resolve(NAME, params, routing, head=head, certain=True, strict=True)
     ruled = {path: rule for (path, _), rule in zip(flat, rules, strict=True) if rule.kind == "matrix"}
     shapes = {path: jax.ShapeDtypeStruct(jnp.shape(x), jnp.result_type(x)) for path, x in flat if path in ruled}
@@ -145,11 +146,11 @@ def describe_plan(
     ]
     sizes = read.places[0].sizes if read.places else {}
     plan = plan_matrices(travelling, layouts, sizes, transposes=True)
+    cost = functools.partial(newton_schulz_flops, steps=steps)
     wire = compute_dtype if wire_dtype is None else wire_dtype
     groups = []
     for group in plan.groups:
-        travels = bool(group.move or group.gather or group.split)
-        bytes_each = jnp.dtype(group.dtype if wire is None or not travels else wire).itemsize
+        bytes_each = jnp.dtype(wire if wire is not None and group.collectives else group.dtype).itemsize
         stacked = plan.number(group.stacked)
         groups.append(
             GroupCosts(
@@ -161,36 +162,21 @@ def describe_plan(
                 dealt=_dealt(group),
                 each=group.capacity * group.blocks,
                 padding=1 - group.count / (group.capacity * len(group.held)) if group.count else 0.0,
-                collectives=2 * bool(group.move) + bool(group.gather) + bool(group.split),
+                collectives=group.collectives,
                 received=plan.received(group) * bytes_each,
-                flops=group.capacity * group.blocks * _flops(group, steps),
+                flops=group.capacity * group.blocks * cost(*group.matrix),
             )
         )
-    total = sum(g.matrices * _flops(group, steps) for g, group in zip(groups, plan.groups, strict=True))
+    total = sum(g.matrices * cost(*group.matrix) for g, group in zip(groups, plan.groups, strict=True))
     devices = math.prod(sizes.values())
     return PlanDescription(
         groups=tuple(groups),
         devices=devices,
         collectives=sum(group.collectives for group in groups),
         received=sum(group.received for group in groups),
-        flops=_busiest(plan, steps),
+        flops=plan.busiest(cost),
         ideal_flops=total / devices,
     )
-
-
-def _busiest(plan: Plan, steps: int) -> float:
-    load: dict[tuple[str, ...], list[float]] = {}
-    for group in plan.groups:
-        loads = load.setdefault(group.dealt, [0.0] * len(group.held))
-        for device, held in enumerate(group.held):
-            loads[device] += held * group.blocks * _flops(group, steps)
-    return sum(map(max, load.values()))
-
-
-def _flops(group: Group, steps: int) -> float:
-    """FLOPs of the products of Newton-Schulz for one matrix."""
-    m, n = sorted(group.matrix)
-    return steps * (4 * m * m * n + 2 * m**3)
 
 
 def _lies(group: Group) -> str:

@@ -19,6 +19,7 @@ import jax
 import optax
 
 from momentax import leaves
+from momentax.varying import varying_axes
 
 NAME = "average_replicas"
 
@@ -64,10 +65,10 @@ def average_replicas(axis_name: str | tuple[str, ...]) -> optax.GradientTransfor
 
     def update(updates, state, params=None, **extra_args):
         del params, extra_args
-        checked = {name for name in names if name in _varying(_index(name))}
+        checked = {name for name in names if name in varying_axes(_index(name))}
 
         def leaf(g):
-            axes = tuple(name for name in names if name not in checked or name in _varying(g))
+            axes = tuple(name for name in names if name not in checked or name in varying_axes(g))
             return jax.lax.pmean(g, axes) if axes else g  # (1)
 
         return leaves.lift(NAME, leaf, updates, real=False), state
@@ -84,8 +85,3 @@ def _index(name: str) -> jax.Array:
             f"{NAME}: no axis '{name}' is around the update. Call it inside jax.shard_map or jax.pmap with an axis of "
             "this name, or leave it out: outside of them gradients are those of the whole batch."
         ) from error
-
-
-def _varying(x: jax.Array) -> frozenset[str]:
-    """The axes along which types show an array to vary."""
-    return jax.typeof(x).manual_axis_type.varying

@@ -34,6 +34,7 @@ import optax
 
 from momentax import checks, leaves
 from momentax.matrices import Matrices, cut, matrices, shape_factor
+from momentax.paths import named_leaves, paths_of
 from momentax.routing import Routing, Rule
 from momentax.sharding import stating
 from momentax.transforms._orthogonalize import Method, OrthogonalizeState, orthogonalize
@@ -103,7 +104,7 @@ def orthogonalize_blocks(
 
     def scaled(tree: Updates, rules: Sequence[Rule]) -> Updates:
         """s O of all matrices of a tree."""
-        paths = [leaves.leaf_path(path) for path, _ in jax.tree_util.tree_leaves_with_path(tree)]
+        paths = paths_of(tree)
         by_path = dict(zip(paths, rules, strict=True))
         tx = make(routing=lambda path, leaf: by_path[path])
         polar, _ = tx.update(tree, OrthogonalizeState(jnp.zeros([], jnp.int32)))
@@ -126,7 +127,7 @@ def orthogonalize_blocks(
             pieces = list(map(cut, flat, read.fused, read.whole, numbers))
             arrays, rules, places, backs = zip(*pieces, strict=True)
             tree = jax.tree.unflatten(treedef, arrays)
-            paths = [leaves.leaf_path(path) for path, _ in jax.tree_util.tree_leaves_with_path(tree)]
+            paths = paths_of(tree)
             known = {path: place.spec for path, place in zip(paths, places, strict=True) if place.mesh is not None}
             # computing blocks twice is cheaper than sending them
             with stating(specs=known, share_copies=False):
@@ -147,10 +148,8 @@ def orthogonalize_blocks(
 def _numbers(tree: Any, read: Matrices, blocks: Blocks) -> list[list[int]]:
     """For each leaf into how many parts its axes are cut."""
     found = []
-    for (path, leaf), rule, place in zip(
-        jax.tree_util.tree_leaves_with_path(tree), read.fused, read.whole, strict=True
-    ):
-        name, shape = leaves.leaf_path(path), jnp.shape(leaf)
+    for (name, leaf), rule, place in zip(named_leaves(tree), read.fused, read.whole, strict=True):
+        shape = jnp.shape(leaf)
         given = blocks(name, leaf) if callable(blocks) else blocks
         numbers = [1] * len(shape)
         if given is None:

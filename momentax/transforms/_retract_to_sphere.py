@@ -35,6 +35,7 @@ import optax
 
 from momentax import checks, leaves, scalars
 from momentax.matrices import Matrices, matrices
+from momentax.paths import named_leaves
 from momentax.routing import Routing
 from momentax.typing import Count, Mask, ScalarOrSchedule
 
@@ -158,13 +159,13 @@ def retract_to_sphere(
 
 def _refuse_zero(params: Any, norms: list[jax.Array]) -> None:
     """A `ValueError` for the first matrix without a direction, where values can be seen."""
-    for (path, leaf), norm in zip(jax.tree_util.tree_leaves_with_path(params), norms, strict=True):
+    for (path, leaf), norm in zip(named_leaves(params), norms, strict=True):
         visible = not isinstance(norm, jax.core.Tracer) and (norm.is_fully_addressable or norm.is_fully_replicated)
         if not visible or np.all(np.asarray(norm) != 0):
             continue
         where = "" if norm.size == 1 else f" (matrix {int(np.argmin(np.asarray(norm)))} of {norm.size})"
         raise ValueError(
-            f"retract_to_sphere: leaf '{leaves.leaf_path(path)}' {jnp.shape(leaf)}{where} has norm zero, and a matrix "
+            f"retract_to_sphere: leaf '{path}' {jnp.shape(leaf)}{where} has norm zero, and a matrix "
             "on a sphere needs a direction: initialise it with other values, or give it to another transformation "
             "with momentax.partition_by_rule or optax.partition."
         )

@@ -28,6 +28,7 @@ import optax
 
 from momentax import checks, leaves
 from momentax.convex import ConvexFunction, l1
+from momentax.paths import named_leaves
 from momentax.routing import Routing, Rule, resolve
 from momentax.typing import Count, ScalarOrSchedule
 
@@ -131,12 +132,12 @@ def _on(convex: ConvexFunction, rule: Rule | None) -> ConvexFunction:
 
 def _check_sizes(convex: ConvexFunction, params: Any, rules: list[Any]) -> None:
     """Raises `ValueError` naming the first leaf that has fewer entries, in each matrix, than K needs."""
-    for (path, leaf), rule in zip(jax.tree_util.tree_leaves_with_path(params), rules, strict=True):
+    for (path, leaf), rule in zip(named_leaves(params), rules, strict=True):
         stack = rule.batch_axes if rule else ()
         entries = math.prod(size for axis, size in enumerate(jnp.shape(leaf)) if axis not in stack)
         if entries < convex.smallest:
             raise ValueError(
-                f"scale_by_lion_k: leaf '{leaves.leaf_path(path)}' {jnp.shape(leaf)} has {entries} entries"
+                f"scale_by_lion_k: leaf '{path}' {jnp.shape(leaf)} has {entries} entries"
                 f"{' in each matrix' if stack else ''}; {convex.name} needs {convex.smallest}. Give this leaf another "
                 "function with optax.partition, or all of them one that needs fewer."
             )

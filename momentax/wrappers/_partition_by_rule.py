@@ -20,6 +20,7 @@ import jax.numpy as jnp
 import optax
 
 from momentax import checks, leaves
+from momentax.paths import paths_of
 from momentax.routing import Routing, Rule, resolve
 from momentax.wrappers._on_mesh import on_mesh
 
@@ -74,7 +75,7 @@ def partition_by_rule(
 
     def parts(tree: Any) -> optax.GradientTransformationExtraArgs:
         rules = resolve("partition_by_rule", tree, routing, head=head, certain=True, strict=True)
-        paths = [leaves.leaf_path(path) for path, _ in jax.tree_util.tree_leaves_with_path(tree)]
+        paths = paths_of(tree)
         labels = list(map(functools.partial(_label, transforms), paths, jax.tree.leaves(tree), rules))
         resolved = dict(zip(paths, rules, strict=True))
 

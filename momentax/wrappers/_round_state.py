@@ -26,6 +26,8 @@ import numpy as np
 import optax
 
 from momentax import checks, leaves
+from momentax.paths import named_leaves
+from momentax.sharding import entry_numbers, noise
 from momentax.slots import chosen
 from momentax.typing import Count, Transformation
 
@@ -89,7 +91,7 @@ def round_state(
         ]
         wide = [x.astype(jnp.float32) if slot else x for slot, x in zip(narrow, flat, strict=True)]
         updates, new = inner.update(updates, jax.tree.unflatten(treedef, wide), params, **extra_args)  # (1)
-        named = jax.tree_util.tree_leaves_with_path(new)
+        named = named_leaves(new)
         if rounding == "stochastic":
             start = jax.random.key(key) if jnp.issubdtype(jnp.result_type(key), jnp.integer) else key
             words = jax.random.bits(jax.random.fold_in(start, state.count), (2,), jnp.uint32)
@@ -97,7 +99,7 @@ def round_state(
         def store(path, x):
             if rounding == "nearest":
                 return x.astype(jnp.bfloat16)
-            return _round(x.astype(jnp.float32), words ^ np.uint32(zlib.crc32(leaves.leaf_path(path).encode())))
+            return _round(x.astype(jnp.float32), words ^ np.uint32(zlib.crc32(path.encode())))
 
         stored = [store(path, x) if slot else x for slot, (path, x) in zip(narrow, named, strict=True)]
         return updates, RoundStateState(leaves.next_count(state.count), jax.tree.unflatten(treedef, stored))
@@ -119,25 +121,9 @@ def _check_key(key: Any) -> None:
 def _round(x: jax.Array, words: jax.Array) -> jax.Array:
     """A bfloat16 neighbour of each entry; in integers, since compilers remove casts to bfloat16 and back."""
     bits = jax.lax.bitcast_convert_type(x, jnp.uint32)
-    low = _noise(x, words) >> np.uint32(16)  # uniform below 2^16, the distance of two neighbours
+    place = jax.typeof(x).sharding
+    numbers = entry_numbers(x.shape, None if place.mesh.empty else place)
+    low = noise(numbers, words) >> np.uint32(16)  # uniform below 2^16, the distance of two neighbours
     # (2): the carry is the probability. The cast is exact; 16-bit integers in its place cost a TPU another pass.
     near = jax.lax.bitcast_convert_type((bits + low) & np.uint32(0xFFFF0000), jnp.float32)
     return jnp.where(jnp.isfinite(x), near, x).astype(jnp.bfloat16)
-
-
-def _noise(x: jax.Array, words: jax.Array) -> jax.Array:
-    """32 random bits for each entry, a function of its place alone: no shard asks another."""
-    place = jax.typeof(x).sharding
-    place = None if place.mesh.empty else place
-    number = jnp.zeros_like(x, jnp.uint32)
-    for axis, size in enumerate(x.shape):
-        entry = jax.lax.broadcasted_iota(jnp.uint32, x.shape, axis, out_sharding=place)
-        number = number * np.uint32(size) + entry
-    return _mix(_mix(number ^ words[0]) + words[1])
-
-
-def _mix(x: jax.Array) -> jax.Array:
-    """A bijection of 32-bit numbers whose every output bit depends on every input bit."""
-    x = (x ^ (x >> np.uint32(16))) * np.uint32(0x7FEB352D)
-    x = (x ^ (x >> np.uint32(15))) * np.uint32(0x846CA68B)
-    return x ^ (x >> np.uint32(16))

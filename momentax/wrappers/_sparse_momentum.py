@@ -32,6 +32,7 @@ import numpy as np
 import optax
 
 from momentax import checks, clocks, leaves
+from momentax.paths import named_leaves
 from momentax.sharding import MANY, Strata, divide
 from momentax.typing import Count, Mask, Transformation
 from momentax.wrappers._reset_momentum import reset_momentum
@@ -116,7 +117,7 @@ def sparse_momentum(
 
     def plan(params):
         """For each leaf a `_Sparse`, or None where it is dense."""
-        flat = [(leaves.leaf_path(path), jnp.shape(x)) for path, x in jax.tree_util.tree_leaves_with_path(params)]
+        flat = [(path, jnp.shape(x)) for path, x in named_leaves(params)]
         if masks is not None:
             unknown = sorted(set(masks) - {path for path, _ in flat})
             if unknown and flat:  # optax.tree_map_params shows a tree without leaves

@@ -24,8 +24,7 @@ def times(factor):
 
 
 def paths_of(tree, value):
-    flat = jax.tree_util.tree_leaves_with_path(tree)
-    return {momentax.leaves.leaf_path(path) for path, leaf in flat if leaf.flat[0] == value}
+    return {path for path, leaf in momentax.paths.named_leaves(tree) if leaf.flat[0] == value}
 
 
 def test_every_kind_has_its_own():
@@ -51,8 +50,8 @@ def test_a_part_gets_the_rules_that_the_biases_beside_its_leaves_tell():
 
     def matrices(routing):
         def init(params):
-            for path, leaf in jax.tree_util.tree_leaves_with_path(params):
-                seen[momentax.leaves.leaf_path(path)] = routing(momentax.leaves.leaf_path(path), leaf).out_axes
+            for path, leaf in momentax.paths.named_leaves(params):
+                seen[path] = routing(path, leaf).out_axes
             return optax.EmptyState()
 
         return optax.GradientTransformation(init, lambda updates, state, params=None: (updates, state))
