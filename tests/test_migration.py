@@ -5,6 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from training import run
 
 import momentax
 from momentax import decays, from_optax
@@ -48,18 +49,6 @@ def muons():
     rest = optax.adamw(SCHEDULE, weight_decay=0.1, nesterov=True)
     ours = momentax.muon(SCHEDULE, weight_decay=0.1, bias_correction="optax", eps=1e-8, rest=rest)
     return theirs, ours
-
-
-def run(tx, params, state, first, last):
-    @jax.jit
-    def step(params, state, at):
-        grads = jax.tree.map(lambda p: jnp.sin(3 * p) * (1 + at), params)
-        updates, state = tx.update(grads, state, params)
-        return optax.apply_updates(params, updates), state
-
-    for at in range(first, last):
-        params, state = step(params, state, jnp.float32(at))
-    return params, state
 
 
 @pytest.mark.parametrize("name", [*CASES, "muon"])

@@ -9,6 +9,10 @@ from momentax.testing import Traits
 HEAVY_BALL_WITH_DECAY = optax.chain(optax.trace(0.9), optax.add_decayed_weights(0.1))
 MOMENTUM = optax.chain(momentax.average_gradients(0.95, debias=False, nesterov=True), optax.scale(-0.05))
 
+DESCENT_BESIDE_ADAMW = momentax.partition_by_rule(
+    {"matrix": optax.sgd(0.05), "rest": optax.adamw(0.05, 0.9, 0.95, 1e-10, weight_decay=0.01)}
+)
+
 
 def beside_adamw(b1, weight_decay):
     """Momentum for matrices, for the rest what NAMO and AuON give it."""
@@ -280,9 +284,7 @@ CASES = [
         Traits(
             needs_params=True,
             acts_on="matrices",
-            plain=momentax.partition_by_rule(
-                {"matrix": optax.sgd(0.05), "rest": optax.adamw(0.05, 0.9, 0.95, 1e-10, weight_decay=0.01)}
-            ),
+            plain=DESCENT_BESIDE_ADAMW,
             reads_names=True,
             has_learning_rate=True,
             scheduled=("learning_rate", "b1", "weight_decay", "rest_learning_rate"),
@@ -440,9 +442,7 @@ CASES = [
         Traits(
             needs_params=True,
             acts_on="matrices",
-            plain=momentax.partition_by_rule(
-                {"matrix": optax.sgd(0.05), "rest": optax.adamw(0.05, 0.9, 0.95, 1e-10, weight_decay=0.01)}
-            ),
+            plain=DESCENT_BESIDE_ADAMW,
             reads_names=True,
             has_learning_rate=True,
             scheduled=("learning_rate", "b1", "b2", "damping", "weight_decay", "rest_learning_rate"),
@@ -474,9 +474,7 @@ CASES = [
         Traits(
             needs_params=True,
             acts_on="matrices",
-            plain=momentax.partition_by_rule(
-                {"matrix": optax.sgd(0.05), "rest": optax.adamw(0.05, 0.9, 0.95, 1e-10, weight_decay=0.01)}
-            ),
+            plain=DESCENT_BESIDE_ADAMW,
             reads_names=True,
             has_learning_rate=True,
             scheduled=("learning_rate", "block_learning_rate", "b1", "weight_decay", "rest_learning_rate"),
@@ -499,9 +497,7 @@ CASES = [
         Traits(
             needs_params=True,
             acts_on="matrices",
-            plain=momentax.partition_by_rule(
-                {"matrix": optax.sgd(0.05), "rest": optax.adamw(0.05, 0.9, 0.95, 1e-10, weight_decay=0.01)}
-            ),
+            plain=DESCENT_BESIDE_ADAMW,
             reads_names=True,
             has_learning_rate=True,
             scheduled=("learning_rate", "b1", "kappa", "weight_decay", "rest_learning_rate"),

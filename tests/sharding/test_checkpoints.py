@@ -3,10 +3,10 @@
 import functools
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+import training
 from jax.sharding import AxisType, NamedSharding
 from orbax.checkpoint import v1 as orbax
 
@@ -45,15 +45,7 @@ def parameters():
 
 
 def run(tx, params, state, first, last):
-    @jax.jit
-    def step(params, state, at):
-        grads = jax.tree.map(lambda p: jnp.sin(3 * p) * (1 + at), params)
-        updates, state = tx.update(grads, state, params)
-        return optax.apply_updates(params, updates), state
-
-    for at in range(first, last):
-        params, state = step(params, state, jnp.float32(at))
-    return {"params": params, "state": state}
+    return dict(zip(("params", "state"), training.run(tx, params, state, first, last), strict=True))
 
 
 @functools.cache
