@@ -92,7 +92,11 @@ def check_dtype(function: str, **dtypes: Any) -> None:
                 f"{function}: `{argument}` must be a dtype; got an array. optax.inject_hyperparams takes a dtype for a "
                 f"schedule: name it there in static_args=('{argument}',)."
             )
-        if not jnp.issubdtype(dtype, jnp.floating):
+        try:
+            floating = jnp.issubdtype(dtype, jnp.floating)
+        except TypeError:  # no dtype at all
+            floating = False
+        if not floating:
             raise ValueError(f"{function}: `{argument}` must be a real floating dtype; got {dtype!r}.")
 
 

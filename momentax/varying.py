@@ -25,3 +25,17 @@ def vary_alike(arrays: Sequence[jax.Array]) -> list[jax.Array]:
 def vary_as(x: jax.Array, *others: jax.Array) -> jax.Array:
     """x, typed as varying along the axes along which the others vary."""
     return vary_over(x, frozenset().union(*map(varying_axes, others)))
+
+
+def checked(names: Collection[str]) -> bool:
+    """Whether types tell where arrays vary along these axes."""
+    return bool(varying_axes(jax.lax.axis_index(tuple(names))))
+
+
+def gather(x: jax.Array, names: Collection[str], axis: int = 0, *, tiled: bool = True) -> jax.Array:
+    """What all devices along these axes hold, typed as the same on each of them.
+
+    Unchecked types are left alone: there JAX would take the gradient of one device for that of all.
+    """
+    to = "invarying" if checked(names) else "varying"
+    return jax.lax.all_gather(x, tuple(names), axis=axis, tiled=tiled, to=to)

@@ -125,6 +125,35 @@ def test_placement_does_not_change_numbers(case, x64, tolerance, mode):
             np.testing.assert_allclose(a, b, rtol=tolerance, atol=tolerance, err_msg=jax.tree_util.keystr(path))
 
 
+@pytest.mark.parametrize("mode", [*MODES, "unchecked shard_map"])
+def test_updates_have_the_gradients_of_one_device(mode):
+    kind = AxisType.Explicit if mode == "explicit" else AxisType.Auto
+    mesh = jax.make_mesh((2, 4), ("x", "y"), axis_types=(kind,) * 2)
+    specs = {"copies/kernel": PartitionSpec(), "rows/kernel": PartitionSpec("y", None)}
+    alone = momentax.orthogonalize(steps=1)
+    tx = alone if mode == "explicit" else momentax.on_mesh(alone, mesh, specs)
+
+    def gradient(update):
+        return jax.jit(jax.grad(lambda grads: sum(jnp.sum(u**3) for u in jax.tree.leaves(update(grads)))))
+
+    def update(grads):
+        return tx.update(grads, tx.init(grads))[0]
+
+    if "shard_map" in mode:
+        checked = mode == "shard_map"
+        update = jax.shard_map(update, mesh=mesh, in_specs=(specs,), out_specs=specs, check_vma=checked)
+    with jax.enable_x64(True):
+        grads = {
+            path: leaf["kernel"] for path, leaf in zip(specs, (normal(1)["whole"], normal(1)["rows"]), strict=True)
+        }
+        expected = gradient(lambda grads: alone.update(grads, alone.init(grads))[0])(grads)
+        with jax.set_mesh(mesh):
+            placed = {path: jax.device_put(x, NamedSharding(mesh, specs[path])) for path, x in grads.items()}
+            actual = gradient(update)(placed)
+        for path in specs:
+            np.testing.assert_allclose(actual[path], expected[path], rtol=1e-12, atol=1e-12)
+
+
 LARGE = {
     "a/kernel": ((64, 128), ("y", None)),
     "b/kernel": ((128, 64), (None, "y")),

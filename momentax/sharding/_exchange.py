@@ -12,6 +12,7 @@ from jax.sharding import NamedSharding, PartitionSpec
 
 from momentax.sharding._places import auto_axes
 from momentax.sharding._plan import Group, Layout, Plan
+from momentax.varying import gather
 
 
 def gathered(
@@ -23,7 +24,7 @@ def gathered(
     hidden: Any = None,
 ):
     """The matrices (k, in, out) of a group that this device computes, and the way back to its shards."""
-    move, gather, split = map(plan.number, (group.move, group.gather, group.split))
+    move, gathers, split = map(plan.number, (group.move, group.gather, group.split))
     wire = wire_dtype if wire_dtype is not None and group.collectives else group.dtype
     unfolded = [_stacked(arrays[member], layouts[member], wire) for member in group.members]
     x = concatenated([stack for stack, _ in unfolded])  # (count, *local)
@@ -40,8 +41,8 @@ def gathered(
         x = _own(x.reshape(split, -1, *local), group.split)
     if move > 1:
         x = jax.lax.all_to_all(x.reshape(-1, *local), group.move, 0, 0, tiled=True)
-    if gather > 1:
-        x = jax.lax.all_gather(x, group.gather, to="invarying")
+    if gathers > 1:
+        x = gather(x, group.gather, tiled=False)
     # (gather..., move..., k, *local) -> (k, mesh axes of the first dim..., its local length, ...)
     names = group.gather + group.move
     apart = (*(plan.sizes[name] for name in names), group.capacity, *local)
@@ -69,8 +70,8 @@ def gathered(
             .reshape([apart[axis] for axis in order])
             .transpose(_inverse(order))
         )
-        if gather > 1:
-            y = _own(y.reshape(gather, -1, *y.shape[len(names) :]), group.gather)
+        if gathers > 1:
+            y = _own(y.reshape(gathers, -1, *y.shape[len(names) :]), group.gather)
         if move > 1:
             y = jax.lax.all_to_all(y.reshape(-1, *local), group.move, 0, 0, tiled=True)
         y = y.reshape(-1, *local)
@@ -112,14 +113,14 @@ def dealt_numbers(plan: Plan, group: Group, layouts: Sequence[Layout], arrays: S
 
     def back(y):
         if group.dealt:
-            y = jax.lax.all_gather(y, group.dealt, tiled=True, to="invarying")
+            y = gather(y, group.dealt)
         y = _collected(y, runs)
         results, start = [], 0
         for (lies, local), part in zip(shapes, parts, strict=True):
             z = y[start : start + len(part)].reshape(*local, *rest)
             start += len(part)
             for axis, names in enumerate(lies):
-                z = jax.lax.all_gather(z, names, axis=axis, tiled=True, to="invarying") if names else z
+                z = gather(z, names, axis) if names else z
             results.append(z.reshape(-1, *rest))
         return results
 
@@ -132,7 +133,7 @@ def _gather_used(y: jax.Array, group: Group, plan: Plan) -> jax.Array:
     edges = [0, *(np.flatnonzero(used[1:] != used[:-1]) + 1).tolist(), len(used)]
     pieces = list(itertools.pairwise(edges))
     y = concatenated([y[start:end] for start, end in pieces if used[start]])
-    y = jax.lax.all_gather(y, group.split, to="invarying")  # (copies, used places, ...)
+    y = gather(y, group.split, tiled=False)  # (copies, used places, ...)
     parts, start = [], 0
     for first, end in pieces:
         if used[first]:

@@ -27,7 +27,7 @@ from momentax.sharding._shard_rules import (
     on_whole_arrays,
     whole,
 )
-from momentax.varying import vary_alike, vary_over, varying_axes
+from momentax.varying import checked, vary_alike, vary_over, varying_axes
 
 CALLS = {"jit": "jaxpr", "pjit": "jaxpr", "closed_call": "call_jaxpr", "custom_jvp_call": "call_jaxpr"}
 
@@ -50,7 +50,14 @@ def on_shards(function: Callable[..., Any], sizes: Mapping[str, int], args: Any,
     flat, treedef = jax.tree.flatten(args)
     shards = [Shard(_without(jnp.asarray(x), alone), _only(at, sizes)) for x, at in zip(flat, lies, strict=True)]
     structs = [jax.ShapeDtypeStruct(whole_shape(s.x.shape, s.lies, sizes), s.x.dtype) for s in shards]
-    program, shapes = jax.make_jaxpr(function, return_shape=True)(*jax.tree.unflatten(treedef, structs))
+    memories = [jax.typeof(s.x).memory_space for s in shards]
+
+    def program_of(*flat):
+        host = jax.memory.Space.Host
+        held = [jax.device_put(x, at) if at == host else x for x, at in zip(flat, memories, strict=True)]
+        return function(*jax.tree.unflatten(treedef, held))  # shapes say nothing of memories
+
+    program, shapes = jax.make_jaxpr(program_of, return_shape=True)(*structs)
     results = _evaluate(program, shards, sizes)
     targets = [_only(at, sizes) for at in results_lie(shapes)]
     placed = [lay(result, at, sizes).x for result, at in zip(results, targets, strict=True)]
@@ -106,8 +113,8 @@ def _operate(eqn: Any, operands: list[Shard], sizes: Mapping[str, int]) -> list[
         return _switch(operation, operands)
     if name not in ALWAYS and _deals(eqn.params):
         raise NotImplementedError(
-            f"a matrix method runs in a loop ({name}) inside an optimizer inside jax.shard_map, where it cannot be "
-            "dealt to the devices: give on_mesh the transformation that is in the loop, or call the update outside of "
+            f"a matrix method runs inside a {name} inside an optimizer inside jax.shard_map, where it cannot be dealt "
+            f"to the devices: give on_mesh the transformation that is in the {name}, or call the update outside of "
             "jax.shard_map."
         )
     if name not in ALWAYS and not any(names for shard in operands for names in shard.lies):
@@ -153,4 +160,4 @@ def _switch(op: Operation, operands: list[Shard]) -> list[Shard]:
 def _of_one_type(shard: Shard) -> Any:
     """The entries, typed as varying where they lie on shards: two branches must have one type."""
     names = {name for entry in shard.lies for name in entry}
-    return vary_over(shard.x, names) if varying_axes(shard.x) else shard.x
+    return vary_over(shard.x, names) if names and checked(names) else shard.x

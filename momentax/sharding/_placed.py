@@ -12,8 +12,8 @@ from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
 from momentax.paths import named_leaves, paths_of
 from momentax.sharding._on_shards import on_shards, whole_shape
-from momentax.sharding._places import Place, fitting, stated, stating
-from momentax.sharding._shard_rules import NOWHERE, Lies
+from momentax.sharding._places import Place, fitting, stated, stating, tell_shards
+from momentax.sharding._shard_rules import NOWHERE, Lies, devices_of
 from momentax.sharding._specs import axes_of, resolve_specs
 from momentax.sharding._state_shardings import state_shardings
 from momentax.slots import mirrored
@@ -35,7 +35,11 @@ def placed(
 
     def situation(tree):
         """The mesh, the partitions, and whether the leaves are shards of a `jax.shard_map` around this call."""
-        if stated().inside or mesh is None and param_specs is None:  # inside `on_shards` arrays are whole: all is said
+        if stated().inside:  # arrays are whole: all is said
+            return None, None, False
+        if mesh is None and param_specs is None:
+            if any(map(varying_axes, filter(_is_array, jax.tree.leaves(tree)))):
+                tell_shards(function)
             return None, None, False
         around = jax.sharding.get_abstract_mesh()
         manual = {n for n, kind in zip(around.axis_names, around.axis_types, strict=True) if kind == AxisType.Manual}
@@ -73,7 +77,7 @@ def placed(
         at, specs, inside = situation(updates)
         # functions, flags and the like stay what they are
         extra, structure = jax.tree.flatten(extra_args)
-        traced = [isinstance(x, jax.Array | np.ndarray) for x in extra]
+        traced = list(map(_is_array, extra))
 
         def updated(updates, state, params, arrays):
             given = iter(arrays)
@@ -83,12 +87,16 @@ def placed(
 
         if not inside:
             return updated(updates, state, params, list(itertools.compress(extra, traced)))
-        _check_reduced(function, updates, specs)
         shards = _Shards(updates, specs, Place(at, inside=True).sizes)
+        _check_reduced(function, "leaf '{}' of the gradients", updates, shards.lies)
         like = shards.whole(updates if params is None else params)
-        state_lies = shards.state(jax.eval_shape(start(at, specs, inside), like))
+        whole_state = jax.eval_shape(start(at, specs, inside), like)
+        state_lies = shards.state(whole_state)
+        _check_shards(function, "parameters", params, shards.whole(updates), shards.lies, shards.sizes)
+        _check_shards(function, "state", state, whole_state, state_lies, shards.sizes)
         lies = shards.lies + state_lies + (shards.lies if params is not None else [])
-        for _, tree in sorted(extra_args.items()):  # as flattening a dict does
+        for name, tree in sorted(extra_args.items()):  # as flattening a dict does
+            _check_reduced(function, f"the argument `{name}`", tree, shards.extra(tree))
             lies = lies + shards.extra(tree)
         arguments = (updates, state, params, list(itertools.compress(extra, traced)))
         return on_shards(updated, shards.sizes, arguments, lies, lambda result: shards.lies + shards.state(result[1]))
@@ -130,22 +138,42 @@ class _Shards:
 
     def extra(self, tree: Any) -> list[Lies]:
         """Where the arrays of an extra argument lie: as the parameters if it is like them, else whole everywhere."""
-        arrays = [x for x in jax.tree.leaves(tree) if isinstance(x, jax.Array | np.ndarray)]
+        arrays = list(filter(_is_array, jax.tree.leaves(tree)))
         structures: list[Any] = [jax.tree.structure(t) for t in (tree, self.shards)]
         shapes = [list(map(jnp.shape, flat)) for flat in (arrays, jax.tree.leaves(self.shards))]
         alike = structures[0] == structures[1] and shapes[0] == shapes[1]
         return self.lies if alike else [NOWHERE * len(shape) for shape in shapes[0]]
 
 
-def _check_reduced(function: str, updates: Any, specs: list[PartitionSpec]) -> None:
-    for (path, leaf), spec in zip(named_leaves(updates), specs, strict=True):
+def _is_array(x: Any) -> bool:
+    return isinstance(x, jax.Array | np.ndarray)
+
+
+def _check_reduced(function: str, what: str, tree: Any, lies: list[Lies]) -> None:
+    """Raises `ValueError` where types show arrays to differ between devices that should hold the same."""
+    named = [(path, leaf) for path, leaf in named_leaves(tree) if _is_array(leaf)]
+    for (path, leaf), entries in zip(named, lies, strict=True):
         sizes = jax.typeof(leaf).sharding.mesh.shape
-        known = {name for entry in spec for name in axes_of(entry)}
-        extra = {name for name in varying_axes(leaf) - known if sizes[name] > 1}
-        if extra:
-            axes = tuple(sorted(extra))
+        known = {name for names in entries for name in names}
+        axes = tuple(sorted(name for name in varying_axes(leaf) - known if sizes[name] > 1))
+        if axes:
             raise ValueError(
-                f"{function}: leaf '{path}' differs along the mesh axes {axes}, over which its partition "
-                f"{spec} does not shard it: gradients were not reduced there. Call jax.lax.pmean(gradients, {axes}) "
-                "before the update, or name the axes in param_specs."
+                f"{function}: {what.format(path)} differs along the mesh axes {axes}, over which it is not sharded: it "
+                f"was not reduced there. Call jax.lax.pmean(..., {axes}) before the update, or name the axes in "
+                "param_specs."
+            )
+
+
+def _check_shards(function: str, what: str, tree: Any, whole: Any, lies: list[Lies], sizes: Mapping[str, int]) -> None:
+    """Raises `ValueError` where leaves have not the shapes that shards of whole leaves would have."""
+    structures: list[Any] = [jax.tree.structure(t) for t in (tree, whole)]
+    if structures[0] != structures[1]:
+        return  # there is none, or the transformation says what is wrong
+    for (path, leaf), target, entries in zip(named_leaves(tree), jax.tree.leaves(whole), lies, strict=True):
+        shard = tuple(n // devices_of(names, sizes) for n, names in zip(target.shape, entries, strict=True))
+        if jnp.ndim(leaf) == len(shard) and jnp.shape(leaf) != shard:
+            raise ValueError(
+                f"{function}: inside jax.shard_map leaf '{path}' of the {what} has shape {jnp.shape(leaf)}, and "
+                f"param_specs divide it into shards of shape {shard}. Let in_specs give gradients and parameters the "
+                "partitions of param_specs, and the state those of momentax.sharding.state_shardings."
             )

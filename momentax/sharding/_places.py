@@ -129,10 +129,10 @@ def tell_hidden(function: str) -> None:
 
 
 def tell_shards(function: str) -> None:
-    """Says once that what may be shards of matrices is taken for matrices."""
+    """Says once that what may be shards is taken for whole leaves."""
     _tell(
         f"{function}: inside jax.shard_map leaves differ between devices, and nothing says that they are shards: what "
-        "each device holds is taken for whole matrices of its own. If they are shards, wrap the optimizer in "
+        "each device holds is taken for whole leaves of its own. If they are shards, wrap the optimizer in "
         "momentax.on_mesh(..., param_specs=...); if gradients were not reduced, call jax.lax.pmean first."
     )
 

@@ -8,6 +8,8 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
+from momentax.varying import gather
+
 Lies = tuple[tuple[str, ...], ...]  # for each axis the mesh axes over which it is sharded
 
 
@@ -71,7 +73,7 @@ def lay(shard: Shard, lies: Lies, sizes: Mapping[str, int]) -> Shard:
         return Shard(jnp.zeros(shape, x.dtype), lies)
     for axis, (now, then) in enumerate(zip(shard.lies, lies, strict=True)):
         if now and now != then:
-            x = jax.lax.all_gather(x, now, axis=axis, tiled=True, to="invarying")
+            x = gather(x, now, axis)
     for axis, (now, then) in enumerate(zip(shard.lies, lies, strict=True)):
         if then and now != then:
             size = x.shape[axis] // devices_of(then, sizes)
@@ -204,6 +206,14 @@ def _distribute(op: Operation, operands: list[Shard]) -> list[Shard]:
     return [Shard(x, laid[index].lies) for x, index in zip(results, op.params["renewed"], strict=True)]
 
 
+def _device_put(op: Operation, operands: list[Shard]) -> list[Shard]:
+    """To another memory of the device; to other devices only whole."""
+    if not all(isinstance(place, jax.memory.Space | None) for place in op.params["devices"]):
+        return on_whole_arrays(op, operands)
+    results = op.bind(*(shard.x for shard in operands))
+    return [Shard(x, shard.lies) for x, shard in zip(results, operands, strict=True)]
+
+
 ALWAYS = frozenset(["distribute"])  # also where all operands are whole
 RULES: dict[str, Callable[[Operation, list[Shard]], list[Shard]]] = {
     **{name: functools.partial(_reduce, collective) for name, collective in REDUCTIONS.items()},
@@ -214,5 +224,6 @@ RULES: dict[str, Callable[[Operation, list[Shard]], list[Shard]]] = {
     "reshape": _reshape,
     "concatenate": _concatenate,
     "slice": _slice,
+    "device_put": _device_put,
     "distribute": _distribute,
 }

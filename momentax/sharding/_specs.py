@@ -107,6 +107,11 @@ def _match(function: str, params: Params, paths: list[str], param_specs: Any) ->
     found = []
     for path in paths:
         above = closest(path, given)
+        if above is None and any(part.startswith(f"{path}/") for part in given):
+            raise TypeError(
+                f"{function}: `param_specs` has a tuple or another tree for leaf '{path}': write its partition as "
+                "jax.P(...)."
+            )
         if above is None:
             raise ValueError(
                 f"{function}: `param_specs` has nothing for leaf '{path}' of the parameters; it has {_list(given)}. "

@@ -100,7 +100,7 @@ def count(program: Any, scope: str | None = None) -> Counts:
       >>> counts.flops == 3 * 2 * 8**3, counts.total.number
       (True, 0)
     """
-    text = program if isinstance(program, str) else program.as_text()
+    text = program if isinstance(program, str) else getattr(program, "as_text", str)()
     parsed = Program(text)
     if parsed.entry is None:
         raise ValueError(

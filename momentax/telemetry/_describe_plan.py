@@ -11,7 +11,7 @@ import jax.numpy as jnp
 from momentax.matrices import matrices
 from momentax.paths import named_leaves
 from momentax.routing import Routing, resolve
-from momentax.sharding import Group, Layout, newton_schulz_flops, plan_matrices, resolve_specs, stating
+from momentax.sharding import Group, Layout, Place, newton_schulz_flops, plan_matrices, resolve_specs, stating
 
 NAME = "describe_plan"
 
@@ -130,6 +130,8 @@ def describe_plan(
       16 devices, each: 2 collectives, 31.5 MB received, 96.6 G FLOPs on the busiest (1.00 x an even share)
     """
     mesh, specs = resolve_specs(NAME, params, mesh, param_specs)
+    if mesh is None:
+        raise ValueError(f"{NAME}: nobody knows the mesh: give `mesh`, or parameters that have a NamedSharding.")
     flat = named_leaves(params)
     rules = resolve(NAME, params, routing, head=head, certain=True, strict=True)
     ruled = {path: rule for (path, _), rule in zip(flat, rules, strict=True) if rule.kind == "matrix"}
@@ -144,7 +146,7 @@ def describe_plan(
         Layout(rule.batch_axes, rule.in_axes, rule.out_axes, place.shards(x.ndim), rule.blocks)
         for x, rule, place in zip(travelling, read_rules, places, strict=True)
     ]
-    sizes = read.places[0].sizes if read.places else {}
+    sizes = Place(mesh).sizes
     plan = plan_matrices(travelling, layouts, sizes, transposes=True)
     cost = functools.partial(newton_schulz_flops, steps=steps)
     wire = compute_dtype if wire_dtype is None else wire_dtype

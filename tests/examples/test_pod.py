@@ -203,7 +203,7 @@ def test_compiled_for_a_pod_or_how_to_get_the_compiler():
         timeout=240,
     )
     if importlib.util.find_spec("libtpu") is None:
-        assert ended.returncode == 2 and 'pip install "momentax[tpu-aot]"' in ended.stderr
+        assert ended.returncode == 2 and 'pip install -e ".[tpu-aot]"' in ended.stderr
         return
     assert ended.returncode == 0, ended.stderr[-2000:]
     rows = {line.split("  ")[0]: line.split()[-4:] for line in ended.stdout.splitlines()}

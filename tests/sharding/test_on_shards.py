@@ -130,8 +130,63 @@ def test_gradients_that_were_not_reduced_are_refused():
         return mapped(w, jnp.arange(2.0))
 
     assert run(True)["kernel"].shape == (8, 4)
-    with pytest.raises(ValueError, match=r"on_mesh: leaf 'kernel' differs along the mesh axes \('x',\).*pmean"):
+    differs = r"on_mesh: leaf 'kernel' of the gradients differs along the mesh axes \('x',\).*pmean"
+    with pytest.raises(ValueError, match=differs):
         run(False)
+
+
+def test_a_loss_that_was_not_reduced_is_refused():
+    tx = momentax.on_mesh(optax.contrib.reduce_on_plateau(), param_specs=P("y"))
+    step = jax.shard_map(
+        lambda w, losses: tx.update(w, tx.init(w), value=losses.sum())[0],
+        mesh=mesh(),
+        in_specs=(P("y"), P("x")),
+        out_specs=P("y"),
+    )
+    with pytest.raises(ValueError, match=r"on_mesh: the argument `value` differs along the mesh axes \('x',\).*pmean"):
+        step(jnp.ones(8), jnp.arange(2.0))
+
+
+def test_a_state_that_came_in_otherwise_than_stated_is_refused():
+    tx = momentax.on_mesh(momentax.scale_by_adam(), param_specs=P("y"))
+    step = jax.shard_map(lambda w, s: tx.update(w, s)[0], mesh=mesh(), in_specs=(P("y"), P()), out_specs=P("y"))
+    with pytest.raises(
+        ValueError, match=r"leaf 'mu' of the state has shape \(8,\).*shards of shape \(2,\).*state_shardings"
+    ):
+        step(jnp.ones(8), momentax.scale_by_adam().init(jnp.ones(8)))
+
+
+def test_shards_of_which_nothing_is_said_are_told():
+    tx = momentax.on_mesh(momentax.clip_global_norm(1.0))
+    step = jax.shard_map(lambda g: tx.update(g, tx.init(g))[0], mesh=mesh(), in_specs=P("y"), out_specs=P("y"))
+    with pytest.warns(UserWarning, match="nothing says that they are shards.*param_specs"):
+        step(jnp.ones(8))
+
+
+@pytest.mark.parametrize("checked", [True, False], ids=["checked types", "unchecked"])
+def test_a_state_on_the_host_stays_there_in_branches(checked):
+    """And on the shards: nothing travels."""
+    tx = optax.apply_if_finite(momentax.offload_state(momentax.scale_by_adam()), 2)
+    alone, tx = tx, momentax.on_mesh(tx, param_specs=P("y", "x"))
+    g = jnp.asarray(np.random.default_rng(0).standard_normal((16, 64)), jnp.float32)
+    step = jax.shard_map(
+        lambda g: tx.update(g, tx.init(g))[0],
+        mesh=mesh(),
+        in_specs=P("y", "x"),
+        out_specs=P("y", "x"),
+        check_vma=checked,
+    )
+    compiled = jax.jit(step).lower(g).compile()
+    np.testing.assert_allclose(compiled(g), alone.update(g, alone.init(g))[0], rtol=1e-6)
+    assert telemetry.count(compiled).total.bytes <= 64
+
+
+def test_empty_shards_in_branches():
+    g = {"some": {"kernel": jnp.ones((8, 2))}, "none": {"kernel": jnp.zeros((0, 8))}}
+    specs = {"some": {"kernel": P("y")}, "none": {"kernel": P(None, "y")}}
+    tx = momentax.on_mesh(optax.apply_if_finite(momentax.orthogonalize(steps=1), 2), param_specs=specs)
+    updates = in_shard_map(tx, g, specs)
+    assert updates["none"]["kernel"].shape == (0, 8)
 
 
 def test_partitions_half_inside_are_refused():
