@@ -1,7 +1,7 @@
 """Words of memory that one optimizer step moves per parameter, counted by the TPU compiler.
 
 Each row compiles the jitted step `(params, state, grads) -> (params, state)`, `optax.apply_updates` included,
-params and state donated, for one chip of a TPU v5e. It needs the compiler, `pip install "momentax[tpu-aot]"`,
+params and state donated, for one chip of a TPU v5e. It needs the compiler, `pip install -e ".[tpu-aot]"`,
 and no TPU. `words` is the compiler's `bytes accessed` / 4 bytes / number of parameters: a count, the same in
 every run, and not a timing. Momentum SGD cannot move fewer than 5 (read p, g, mu; write p, mu). The leaves
 are float32 kernels of 8192 x 4096, because leaves that fit on the chip add prefetch copies to the count.
@@ -170,7 +170,7 @@ def measure(name: str, device: Any) -> dict[str, Any]:
 def find_device() -> Any:
     """One chip of the topology. Without a compiler for it: one sentence on stderr and exit code 2."""
     if importlib.util.find_spec("libtpu") is None:
-        problem = 'the TPU compiler is missing (no TPU is needed); get it by: pip install "momentax[tpu-aot]"'
+        problem = 'the TPU compiler is missing (no TPU is needed); get it by: pip install -e ".[tpu-aot]"'
     else:
         try:
             return topologies.get_topology_desc(platform="tpu", topology_name=TOPOLOGY).devices[0]

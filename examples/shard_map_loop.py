@@ -1,7 +1,8 @@
 """Trains a small network with a jax.shard_map written by hand: python examples/shard_map_loop.py
 
 The digits bundled with scikit-learn. Weights and the state of Muon are sharded over the mesh axis "fsdp", and copied
-along "data"; every device reads a part of the batch. One device will do; JAX_NUM_CPU_DEVICES=8 makes eight of one CPU.
+along "data"; every device reads a part of the batch. One device will do, or any power of two up to 64;
+JAX_NUM_CPU_DEVICES=8 makes eight of one CPU.
 In 100 steps the loss falls to a tenth.
 """
 

@@ -51,8 +51,9 @@ def from_optax(tx: Transformation, params: Params, state: optax.OptState, count:
     `optax.contrib.muon` to `momentax.average_gradients`, wherever these stand in `tx`. Counts become the steps taken,
     so that schedules go on; weights that debias averages are those of averages of this age with the decays of `tx`.
     What Optax keeps in its functions and not in moments, learning rates, decays, Muon's coefficients, is what `tx`
-    says. That of `optax.contrib.muon` is `momentax.muon(rate, weight_decay=..., bias_correction="optax", eps=1e-8,
-    rest=optax.adamw(rate, weight_decay=..., nesterov=True))`, for the same matrices.
+    says. That of `optax.contrib.muon(rate, weight_decay=a, adam_weight_decay=b)` is `momentax.muon(rate,
+    weight_decay=a, bias_correction="optax", eps=1e-8, rest=optax.adamw(rate, weight_decay=b, nesterov=True))`, for the
+    same matrices; the rate of `rest` is its `adam_learning_rate`, where that is given.
 
     Args:
       tx: the transformation that is to go on.

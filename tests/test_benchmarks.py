@@ -17,7 +17,7 @@ def run(*arguments, program=PROGRAM):
 def test_words_per_parameter_or_how_to_count_them():
     ended = run("--only", "heavy_ball,am_sgd")
     if importlib.util.find_spec("libtpu") is None:
-        assert ended.returncode == 2 and 'pip install "momentax[tpu-aot]"' in ended.stderr
+        assert ended.returncode == 2 and 'pip install -e ".[tpu-aot]"' in ended.stderr
     else:
         rows = json.loads(ended.stdout)["rows"]
         assert ended.returncode == 0 and [row["within_bar"] for row in rows] == [True, True]
