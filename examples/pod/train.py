@@ -17,8 +17,10 @@ import json
 import math
 import os
 import platform
+import secrets
 import sys
 import sysconfig
+import textwrap
 import time
 from collections.abc import Callable
 from contextlib import nullcontext
@@ -50,6 +52,9 @@ ON_TENSOR_CORE = dict.fromkeys(
     ("xla_tpu_offload_gather_to_sparsecore", "xla_tpu_enable_offloading_scatter_to_sparsecore"), "false"
 )
 KEPT = 2  # checkpoints; older ones are deleted
+READ = grain.ReadOptions(num_threads=4, prefetch_buffer_size=8)  # batches, ahead of the step; a batch may be large
+TOKEN = "process-0-was-here"  # in --out, while all processes look for it
+PATIENCE = 35.0  # seconds; a network file system may hide a new file for 30
 
 Arguments = argparse.Namespace
 
@@ -58,9 +63,41 @@ class Refused(Exception):
     """What was asked cannot be done; the message is one sentence that says why and what to do."""
 
 
+def reason(error: Exception) -> str:
+    """Its first line, as part of one sentence."""
+    first = (str(error).strip() or type(error).__name__).splitlines()[0]
+    return textwrap.shorten(first, 500, placeholder=" ...").rstrip(".")
+
+
 class State(NamedTuple):
     params: Any
     opt_state: Any
+
+
+# --------------------------------------------------------------------------------------------------- processes
+
+
+def everywhere(work: Callable[[], Any]) -> Any:
+    """What `work` returns in this process; where it refuses in one process, all of them refuse. None goes on alone."""
+    result, refusal = None, None
+    try:
+        result = work()
+    except Refused as error:
+        refusal = error
+    refused = multihost_utils.process_allgather(np.array(refusal is not None))
+    if refusal:
+        raise refusal
+    if refused.any():
+        raise Refused(f"process {refused.argmax()} cannot go on; it says why")
+    return result
+
+
+def agree(value: Any, otherwise: str) -> None:
+    """Refuses where processes hold different values; all of them ask, and wait for each other."""
+    digest = hashlib.sha256(json.dumps(value, sort_keys=True).encode()).digest()
+    digests = multihost_utils.process_allgather(np.frombuffer(digest, np.uint8))
+    if (digests != digests[0]).any():
+        raise Refused(otherwise)
 
 
 # -------------------------------------------------------------------------------------------------------- data
@@ -90,7 +127,8 @@ def windows(text: np.ndarray, sequence: int) -> grain.MapDataset:
 def batches(samples: grain.MapDataset, rows: list[int], batch_size: int, count: int) -> grain.IterDataset:
     """The given rows of batches of samples. Which samples make a batch does not depend on who reads which rows."""
     steps = grain.MapDataset.range(count)
-    return steps.map(lambda step: np.stack([samples[step * batch_size + row] for row in rows])).to_iter_dataset()
+    read = steps.map(lambda step: np.stack([samples[step * batch_size + row] for row in rows]))
+    return read.to_iter_dataset(READ)
 
 
 class Feed:
@@ -114,8 +152,11 @@ class Feed:
 
 def identify(args: Arguments, text: np.ndarray) -> dict[str, Any]:
     """What a run must share with the checkpoint that it continues, beside the shapes of its state."""
-    print_of_text = {"text_bytes": len(text), "text_sha256": hashlib.sha256(text[: 2**20].tobytes()).hexdigest()}
-    names = ("optimizer", "optimizer_arguments", "batch_size", "sequence", "seed")
+    names = ("heads", "optimizer", "optimizer_arguments", "batch_size", "sequence", "seed")
+    block, digest = 2**20, hashlib.sha256()
+    for begin in range(0, len(text), max(block, len(text) // 256)):  # all of 256 MiB; of more, as much, spread evenly
+        digest.update(text[begin : begin + block])
+    print_of_text = {"text_bytes": len(text), "text_sha256": digest.hexdigest()}
     return {name: getattr(args, name) for name in names} | print_of_text
 
 
@@ -133,7 +174,11 @@ def make_mesh(args: Arguments, devices: list[Any]) -> Mesh:
     grid = mesh_utils.create_device_mesh(tuple(sizes.values()), devices, allow_split_physical_axes=True)
     mesh = Mesh(grid, AXES, axis_types=(AxisType.Auto,) * len(AXES))
     if args.batch_size % (readers := math.prod(mesh.shape[name] for name in BATCH)):
-        raise Refused(f"--batch-size {args.batch_size} is not a multiple of data x fsdp x expert = {readers}")
+        fits = -(-args.batch_size // readers) * readers
+        raise Refused(
+            f"--batch-size {args.batch_size} is not a multiple of data x fsdp x expert = {readers}: give {fits}, or "
+            "more to --tensor"
+        )
     if args.heads % sizes["tensor"]:
         raise Refused(f"--heads {args.heads} is not a multiple of --tensor {sizes['tensor']}: change one of them")
     for path, leaf in jax.tree_util.tree_leaves_with_path(leaves(make_model(args)), is_leaf=is_leaf):
@@ -182,7 +227,9 @@ def make_optimizer(args: Arguments, mesh: Mesh, specs: Any) -> optax.GradientTra
     factory = find_factory(args.optimizer)
     accepted = inspect.signature(factory).parameters
     own = accepted["learning_rate"].default
-    peak = args.learning_rate or (own if isinstance(own, float) else 1e-3)
+    peak = args.learning_rate
+    if peak is None:
+        peak = own if isinstance(own, float) else 1e-3
     mask = momentax.routing.no_decay_on_vectors
     offered = {
         "mesh": mesh,
@@ -200,7 +247,7 @@ def make_optimizer(args: Arguments, mesh: Mesh, specs: Any) -> optax.GradientTra
     try:
         tx = factory(scheduled(args, peak), **arguments | args.optimizer_arguments)
     except (TypeError, ValueError) as error:
-        raise Refused(f"--optimizer {args.optimizer} does not take these arguments: {error}") from None
+        raise Refused(f"--optimizer {args.optimizer} does not take these arguments: {reason(error)}") from None
     return optax.with_extra_args_support(tx)
 
 
@@ -238,7 +285,13 @@ def make_program(args: Arguments, mesh: Mesh) -> Program:
             updates, opt_state = tx.update(grads, state.opt_state, state.params)
             return State(optax.apply_updates(state.params, updates), opt_state), bits
 
-    like = jax.eval_shape(init, jax.random.key(args.seed))
+    try:
+        like = jax.eval_shape(init, jax.random.key(args.seed))
+        jax.eval_shape(tx.update, like.params, like.opt_state, like.params)
+    except (TypeError, ValueError) as error:
+        raise Refused(
+            f"--optimizer {args.optimizer} cannot train this model from its gradients alone: {reason(error)}"
+        ) from None
     place = State(
         jax.tree.map(lambda spec: NamedSharding(mesh, spec), specs, is_leaf=lambda node: isinstance(node, P)),
         momentax.sharding.state_shardings(tx, like.params, mesh, specs),
@@ -252,6 +305,15 @@ def make_program(args: Arguments, mesh: Mesh) -> Program:
     )
 
 
+def lower_step(args: Arguments, program: Program, feed: Feed) -> Any:
+    try:
+        return program.step.lower(program.like, feed.like)
+    except (RuntimeError, ValueError, NotImplementedError) as error:
+        if args.attention != "cudnn":
+            raise
+        raise Refused(f"--attention cudnn cannot be used here ({reason(error)}): give --attention xla") from None
+
+
 # ------------------------------------------------------------------------------------------------- checkpoints
 
 
@@ -263,22 +325,32 @@ def named(tree: Any) -> dict[str, Any]:
 
 def restore(checkpointer: Any, like: State, identity: dict[str, Any], out: Any) -> tuple[int, State, dict[str, Any]]:
     """The last checkpoint: its step, the state and that of the data; or a refusal that says what differs."""
-    saved = checkpointer.metadata()
-    here, there = ({k: tuple(v.shape) for k, v in named(tree).items()} for tree in (like, saved.metadata))
-    differing = [
-        f"{path} ({there.get(path, 'absent')} there, {here.get(path, 'absent')} here)"
-        for path in here | there
-        if here.get(path) != there.get(path)
-    ]
-    was = (saved.custom_metadata or {}).get("identity", {})
-    differing = [f"{k} ({was.get(k)} there, {v} here)" for k, v in identity.items() if was.get(k) != v] + differing
-    if differing:
-        more = f" and {len(differing) - 1} more" if len(differing) > 1 else ""
+    last = checkpointer.latest
+    try:
+        saved = checkpointer.metadata(last)
+        was, position = saved.custom_metadata["identity"], saved.custom_metadata["data"]
+        here, there = ({k: tuple(v.shape) for k, v in named(tree).items()} for tree in (like, saved.metadata))
+        if not there:
+            raise ValueError("it names no arrays")
+        differing = [f"{k} ({was.get(k)} there, {v} here)" for k, v in identity.items() if was.get(k) != v]
+        differing += [
+            f"{path} ({there.get(path, 'absent')} there, {here.get(path, 'absent')} here)"
+            for path in here | there
+            if here.get(path) != there.get(path)
+        ]
+        if not differing:
+            return last.step, checkpointer.load(last, abstract_state=like), position
+    except Exception as error:  # of many kinds
         raise Refused(
-            f"--out {out} holds the checkpoint of another run, with another {differing[0]}{more}: give the flags of "
-            "that run, or another --out"
-        )
-    return saved.step, checkpointer.load(saved.step, abstract_state=like), saved.custom_metadata["data"]
+            f"--out {out} has a last checkpoint, of step {last.step}, that cannot be read "
+            f"({type(error).__name__}: {reason(error)}): if that stays so, delete the folder {last.path}, which makes "
+            "the one before it the last"
+        ) from None
+    more = f" and {len(differing) - 1} more" if len(differing) > 1 else ""
+    raise Refused(
+        f"--out {out} holds the checkpoint of another run, with another {differing[0]}{more}: give the flags of "
+        "that run, or another --out"
+    )
 
 
 def write(path: Any, lines: list[Any]) -> None:
@@ -294,33 +366,69 @@ def read(path: Any, last: int) -> list[Any]:
     return [record for record in map(json.loads, lines) if record["step"] <= last]
 
 
-def check_out(args: Arguments) -> Any:
-    """The run's folder, which holds nothing yet or a run to be resumed."""
+def folder(args: Arguments) -> Any:
     out = epath.Path(args.out)
-    out = out if "://" in args.out else out.resolve()
-    if out.exists() and any(out.iterdir()):
-        if not (out / "checkpoints").exists():
+    return out if "://" in args.out else out.resolve()
+
+
+def claim(args: Arguments) -> None:
+    """Makes the run's folder, which holds nothing yet or a run to be resumed, and leaves a token for `all_see`."""
+    out = folder(args)
+    try:
+        held = {path.name for path in out.iterdir()} - {TOKEN} if out.exists() else set()
+        if held and "checkpoints" not in held:
             raise Refused(f"--out {out} holds files, but no run of this program: choose an empty or a new folder")
-        if not args.resume:
+        if held and not args.resume:
             raise Refused(f"--out {out} holds a run: add --resume to continue it, or choose another --out")
-    return out
+        out.mkdir(parents=True, exist_ok=True)
+        (out / TOKEN).write_text(secrets.token_hex())
+    except OSError as error:
+        why = error.strerror or reason(error)
+        raise Refused(f"--out {out} cannot be used ({why}): give a folder that may be written, or a new one") from None
+
+
+def all_see(out: Any) -> None:
+    """Refuses a folder that is not the same for all processes, which would wait in vain for each other's files."""
+    token, began = out / TOKEN, time.monotonic()
+    while not token.exists() and time.monotonic() - began < PATIENCE:
+        time.sleep(1)
+    seen = token.read_text() if token.exists() else None
+    try:
+        agree(seen, f"--out {out} is not one folder for all processes: give one of a file system that all hosts share")
+    finally:
+        if jax.process_index() == 0:
+            token.unlink()
 
 
 # -------------------------------------------------------------------------------------------------------- train
 
 
 def train(args: Arguments) -> int:
+    text = everywhere(lambda: load_text(args.text, args.sequence))
+    identity, first = identify(args, text), jax.process_index() == 0
+    agree(
+        [identity, vars(args) | {"coordinator": None, "process": None, "out": bool(args.out)}],  # names may differ
+        "the processes differ in their flags or in their text: start all with the same flags and the same --text "
+        "(without it, the text is that of each host's Python)",
+    )
     mesh = make_mesh(args, jax.devices())
-    text = load_text(args.text, args.sequence)
-    program, feed, first = make_program(args, mesh), Feed(args, mesh), jax.process_index() == 0
+    program, feed = make_program(args, mesh), Feed(args, mesh)
     cut = len(text) * 9 // 10
     samples = windows(text[:cut], args.sequence).seed(args.seed).shuffle().repeat()
     data = iter(batches(samples, feed.rows, args.batch_size, args.steps))
-    identity, out = identify(args, text), check_out(args) if args.out else None
-    multihost_utils.sync_global_devices("all have seen the folder as it was")
+    out = folder(args) if args.out else None
+    lowered = lower_step(args, program, feed)
+    if out:
+        everywhere(lambda: claim(args) if first else None)
+        all_see(out)
     keep = ocp.training.preservation_policies.LatestN(KEPT)
     with ocp.training.Checkpointer(out / "checkpoints", preservation_policy=keep) if out else nullcontext() as saver:
         step, curve = 0, []
+        if saver:
+            agree(
+                saver.latest and saver.latest.step,
+                f"--out {out} shows the processes different checkpoints: start them again when all hosts see the same",
+            )
         if saver and saver.latest:
             step, state, position = restore(saver, program.like, identity, out)
             if step > args.steps:
@@ -336,11 +444,13 @@ def train(args: Arguments) -> int:
             about = {"identity": identity, "data": data.get_state()}
             saver.save_async(step, state, force=True, custom_metadata=about)
 
-        run = program.step.lower(program.like, feed.like).compile()  # now, so that no step's time contains it
+        run = lowered.compile()  # now, so that no step's time contains it
         bar = tqdm(total=args.steps, initial=step, disable=not (first and sys.stderr.isatty()), dynamic_ncols=True)
-        began, since, stopping = time.perf_counter(), step, False
+        began, since, stopping, bits = time.perf_counter(), step, False, None
         while step < args.steps and not stopping:
+            before = bits
             state, bits = run(state, feed(next(data)))
+            jax.block_until_ready(before)  # one step ahead keeps devices busy; more would fill their queues and memory
             step, stopping = step + 1, told_to_stop(step)
             saving = saver and (step % args.checkpoint_every == 0 or step == args.steps or stopping)
             bar.update()
@@ -348,7 +458,7 @@ def train(args: Arguments) -> int:
                 bits = float(bits)  # waits for the step
                 took = (time.perf_counter() - began) / (step - since)
                 speed = args.batch_size * args.sequence / took
-                curve.append({"step": step, "loss": bits, "seconds": took, "tokens_per_second": speed})
+                curve.append({"step": step, "loss": finite(bits), "seconds": took, "tokens_per_second": speed})
                 if first:
                     bar.write(json.dumps(curve[-1]), file=sys.stdout)
                     sys.stdout.flush()
@@ -356,20 +466,26 @@ def train(args: Arguments) -> int:
                     raise Refused(f"the loss is {bits} at step {step}: lower --learning-rate")
                 began, since = time.perf_counter(), step
             if saving:
-                before = time.perf_counter()
+                paused = time.perf_counter()
                 save()
-                began += time.perf_counter() - before
+                began += time.perf_counter() - paused
         bar.close()
     if stopping:
-        print(f"train.py: told to stop after step {step}; the same command with --resume goes on", file=sys.stderr)
+        left = "the same command with --resume goes on" if out else "nothing is kept without --out"
+        print(f"train.py: told to stop after step {step}; {left}", file=sys.stderr)
         return 143
     finish(args, mesh, program, state, feed, windows(text[cut:], args.sequence), out)
     return 0
 
 
+def finite(x: float) -> float | None:
+    """As JSON has it, which knows no NaN."""
+    return x if math.isfinite(x) else None
+
+
 def told_to_stop(step: int) -> bool:
     """Whether the scheduler has sent SIGTERM to any process; all of them learn it at the same step."""
-    return jax.process_count() > 1 and multihost_utils.reached_preemption_sync_point(step)
+    return multihost_utils.reached_preemption_sync_point(step)
 
 
 def finish(
@@ -384,7 +500,7 @@ def finish(
     bits = [float(program.evaluate(state.params, feed(some))) for some in rows]
     result = {
         "steps": args.steps,
-        "validation_bits_per_byte": sum(bits) / rounds,
+        "validation_bits_per_byte": finite(sum(bits) / rounds),
         "parameters": sum(leaf.size for leaf in jax.tree.leaves(state.params)),
         "mesh": dict(mesh.shape),
         "processes": jax.process_count(),
@@ -394,7 +510,9 @@ def finish(
     }
     if jax.process_index() == 0:
         print(json.dumps(result))
-        if out and not (path := out / f"result-{args.steps}.json").exists():
+        if out and (path := out / f"result-{args.steps}.json").exists():
+            print(f"train.py: {path} is there from before, and stays as it was", file=sys.stderr)
+        elif out:
             write(path, [result])
 
 
@@ -404,19 +522,18 @@ def finish(
 def aot(args: Arguments) -> int:
     """Compiles the training step for TPUs that need not be there, and prints what it costs each chip."""
     if importlib.util.find_spec("libtpu") is None:
-        raise Refused('--aot needs the TPU compiler, but no TPU; get it by: pip install "momentax[tpu-aot]"')
+        raise Refused('--aot needs the TPU compiler, but no TPU; get it by: pip install -e ".[tpu-aot]"')
     for name, value in NO_TPU.items():
         os.environ.setdefault(name, value)
     jax.config.update("jax_platforms", "cpu")
     try:
         devices = topologies.get_topology_desc(platform="tpu", topology_name=args.aot).devices
     except Exception as error:  # of several kinds, by release
-        why = str(error).strip().splitlines()[0]
-        raise Refused(f"--aot {args.aot} (such as v5e:4x4) does not start the TPU compiler: {why}") from None
+        raise Refused(f"--aot {args.aot} (such as v5e:4x4) does not start the TPU compiler: {reason(error)}") from None
     mesh = make_mesh(args, devices)
     program, feed = make_program(args, mesh), Feed(args, mesh)
     began = time.perf_counter()
-    compiled = program.step.lower(program.like, feed.like).compile(ON_TENSOR_CORE if args.experts else None)
+    compiled = lower_step(args, program, feed).compile(ON_TENSOR_CORE if args.experts else None)
     report(args, mesh, program.like, compiled, time.perf_counter() - began)
     return 0
 
@@ -452,6 +569,16 @@ def report(args: Arguments, mesh: Mesh, like: State, compiled: Any, seconds: flo
 # -------------------------------------------------------------------------------------------------------- main
 
 
+def json_object(text: str) -> dict[str, Any]:
+    try:
+        value = json.loads(text)
+    except ValueError:
+        value = None
+    if not isinstance(value, dict):
+        raise Refused(f"--optimizer-arguments {text} is no JSON object: give one such as '{{\"steps\": 6}}'")
+    return value
+
+
 def parse(argv: list[str] | None) -> Arguments:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     mesh = parser.add_argument_group("mesh (sizes that multiply to the number of devices)").add_argument
@@ -469,7 +596,7 @@ def parse(argv: list[str] | None) -> Arguments:
     model("--attention", choices=("xla", "cudnn"), default="xla", help="cudnn: fused, on NVIDIA in bfloat16 (xla)")
     learn = parser.add_argument_group("training").add_argument
     learn("--optimizer", default="muon", help="of momentax or optax, or like optax.contrib.muon (muon)")
-    learn("--optimizer-arguments", type=json.loads, default={}, metavar="JSON", help="such as '{\"steps\": 6}' ({})")
+    learn("--optimizer-arguments", type=json_object, default={}, metavar="JSON", help="such as '{\"steps\": 6}' ({})")
     learn("--learning-rate", type=float, help="the peak (the optimizer's own default, or else 1e-3)")
     learn("--rest-learning-rate", type=float, default=1e-3, help="where Muon and the like hand leaves to AdamW (1e-3)")
     learn("--weight-decay", type=float, help="of matrices and tables (the optimizer's own default)")
@@ -510,7 +637,22 @@ def parse(argv: list[str] | None) -> Arguments:
         raise Refused(
             "--coordinator, --processes and --process belong together: give all three, or --distributed alone"
         )
+    if args.coordinator and args.process >= args.processes:
+        raise Refused(f"--process {args.process} is none of --processes {args.processes}: they count from 0")
     return args
+
+
+def connect(args: Arguments) -> None:
+    if args.coordinator:
+        jax.distributed.initialize(args.coordinator, args.processes, args.process)
+    elif args.distributed:
+        try:
+            jax.distributed.initialize()
+        except ValueError as error:
+            raise Refused(
+                f"--distributed finds no cluster here ({error}): leave it out for one process, or give --coordinator, "
+                "--processes and --process"
+            ) from None
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -518,10 +660,7 @@ def main(argv: list[str] | None = None) -> int:
         args = parse(argv)
         if args.aot:
             return aot(args)
-        if args.distributed:
-            jax.distributed.initialize()
-        elif args.coordinator:
-            jax.distributed.initialize(args.coordinator, args.processes, args.process)
+        connect(args)
         return train(args)
     except Refused as error:
         print(f"train.py: {error}", file=sys.stderr)

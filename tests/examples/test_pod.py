@@ -147,6 +147,7 @@ def test_resumed_equals_uninterrupted(pod, book, whole, tmp_path):
     [
         ("", "holds a run: add --resume"),
         ("--resume --layers 3", "params/blocks/attention/key/kernel ((2, 32, 32) there, (3, 32, 32) here)"),
+        ("--resume --heads 2", "with another heads (4 there, 2 here): give"),
         ("--resume --optimizer adamw", "optimizer (muon there, adamw here)"),
         ("--resume --batch-size 16", "batch_size (8 there, 16 here)"),
         ("--resume --steps 5", "has reached step 6: give --steps 6 or more"),
@@ -165,20 +166,26 @@ def test_folder_of_another_run_is_refused_and_unchanged(pod, book, whole, change
     ("flags", "said"),
     [
         ("--fsdp 3", "is not the number of devices, 8"),
-        ("--batch-size 4", "--batch-size 4 is not a multiple of data x fsdp x expert = 8"),
+        ("--batch-size 12", "--batch-size 12 is not a multiple of data x fsdp x expert = 8: give 16"),
         ("--fsdp 1 --tensor 8", "--heads 4 is not a multiple of --tensor 8"),
         ("--width 36 --heads 2", "blocks/attention/key/kernel (2, 36, 36) cannot be divided as"),
         ("--experts 3 --expert 2", "--experts 3 is not a multiple of --expert 2"),
         ("--optimizer nothing", "--optimizer nothing is none of momentax or optax"),
+        ("--optimizer lbfgs", "--optimizer lbfgs cannot train this model from its gradients alone"),
+        ("--optimizer retract_to_sphere", "--optimizer retract_to_sphere cannot train this model"),
         ('--optimizer-arguments {"beta":1}', "does not take these arguments"),
+        ("--optimizer-arguments x", "--optimizer-arguments x is no JSON object"),
+        ("--optimizer-arguments [1]", "--optimizer-arguments [1] is no JSON object"),
+        ("--attention cudnn", "--attention cudnn cannot be used here"),
         ("--text nowhere", "--text nowhere is no file"),
         ("--steps 0", "--steps 0 is too small"),
         ("--learning-rate nan", "--learning-rate nan is too small"),
         ("--coordinator localhost:1", "give all three, or --distributed alone"),
+        ("--coordinator localhost:1 --processes 2 --process 2", "--process 2 is none of --processes 2"),
     ],
 )
-def test_bad_flags_are_refused_in_one_sentence(pod, flags, said, capsys):
-    assert pod.main([*SIZES.split(), *flags.split()]) == 2
+def test_bad_flags_are_refused_in_one_sentence(pod, book, flags, said, capsys):
+    assert pod.main([*SIZES.split(), "--text", book, *flags.split()]) == 2
     error = capsys.readouterr().err
     assert error.count("\n") == 1 and error.startswith("train.py: ") and said in error, error
 
@@ -188,6 +195,68 @@ def test_folder_that_is_no_run_is_refused(pod, book, tmp_path, capsys):
     assert pod.main([*RUN.split(), "--text", book, "--out", str(tmp_path), "--resume"]) == 2
     assert "holds files, but no run of this program" in capsys.readouterr().err
     assert contents(tmp_path) == {"thesis.txt": b"mine"}
+
+
+def test_file_as_folder_is_refused_and_unchanged(pod, book, tmp_path, capsys):
+    file = tmp_path / "thesis.txt"
+    file.write_text("mine")
+    assert pod.main([*RUN.split(), "--text", book, "--out", str(file)]) == 2
+    assert f"--out {file} cannot be used" in capsys.readouterr().err
+    assert file.read_text() == "mine"
+
+
+@pytest.mark.parametrize("damaged", ["_CHECKPOINT_METADATA", "state/_METADATA"])
+def test_damaged_checkpoint_is_no_other_run(pod, book, whole, tmp_path, damaged, capsys):
+    out = interrupted(whole, tmp_path, 4)
+    file = out / "checkpoints" / "4" / damaged
+    file.write_bytes(file.read_bytes()[:100])
+    before = contents(out)
+    assert pod.main([*RUN.split(), "--text", book, "--out", str(out), "--resume"]) == 2
+    error = capsys.readouterr().err.splitlines()[-1]
+    assert "checkpoint, of step 4, that cannot be read" in error, error
+    assert f"delete the folder {out / 'checkpoints' / '4'}" in error and contents(out) == before
+
+
+def test_one_process_that_is_told_to_stop_saves(pod, book, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(pod.multihost_utils, "reached_preemption_sync_point", lambda step: step == 2)
+    flags = [*RUN.split(), "--text", book, "--checkpoint-every", "100"]
+    assert pod.main([*flags, "--out", str(tmp_path)]) == 143
+    assert "told to stop after step 3; the same command with --resume goes on" in capsys.readouterr().err
+    assert [path.name for path in (tmp_path / "checkpoints").iterdir()] == ["3"]
+    assert pod.main(flags) == 143
+    assert "told to stop after step 3; nothing is kept without --out" in capsys.readouterr().err
+
+
+def test_result_from_before_is_kept_and_named(pod, book, whole, tmp_path, capsys):
+    out = interrupted(whole, tmp_path, 6)
+    (out / "result-6.json").write_text("mine")
+    assert pod.main([*RUN.split(), "--text", book, "--out", str(out), "--resume"]) == 0
+    assert f"{out / 'result-6.json'} is there from before" in capsys.readouterr().err
+    assert (out / "result-6.json").read_text() == "mine"
+
+
+def test_text_is_known_by_all_of_it_or_by_blocks_of_every_part(pod):
+    args = pod.parse(SIZES.split())
+    text = np.zeros(2**21, np.uint8)
+    before = pod.identify(args, text)
+    text[-1] = 1
+    assert pod.identify(args, text)["text_sha256"] != before["text_sha256"]
+
+
+def test_learning_rate_zero_is_zero(pod):
+    args = pod.parse([*SIZES.split(), *"--optimizer optax.sgd --learning-rate 0 --warmup 0".split()])
+    mesh = pod.make_mesh(args, jax.devices())
+    params = {"w": np.ones(2, np.float32)}
+    tx = pod.make_optimizer(args, mesh, None)
+    updates, _ = tx.update(params, tx.init(params), params)
+    np.testing.assert_array_equal(updates["w"], 0)
+
+
+def test_lines_are_json_where_the_loss_is_none(pod, book, capsys):
+    flags = "--steps 30 --warmup 0 --optimizer optax.sgd --learning-rate 1e30 --log-every 1".split()
+    assert pod.main([*SIZES.split(), "--text", book, *flags]) == 2
+    printed = capsys.readouterr()
+    assert "lower --learning-rate" in printed.err and '"loss": null' in printed.out and "NaN" not in printed.out
 
 
 # ------------------------------------------------------------------------------------------------ ahead of time
@@ -233,8 +302,8 @@ runpy.run_path(sys.argv[0], run_name="__main__")
 """
 
 
-def start_pair(flags: list[str], folder: Path, *before: str) -> list[subprocess.Popen]:
-    """Two processes of four devices each; `before` goes before the program of the second."""
+def start_pair(flags: list[str], folder: Path, *before: str, after: tuple[str, ...] = ()) -> list[subprocess.Popen]:
+    """Two processes of four devices each; for the second, `before` stands before the program, `after` behind."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
@@ -249,6 +318,7 @@ def start_pair(flags: list[str], folder: Path, *before: str) -> list[subprocess.
     pair = []
     for process in (0, 1):
         command = [sys.executable, *(before if process else ()), str(FOLDER / "train.py"), *flags]
+        command += after if process else ()
         command += ["--coordinator", f"127.0.0.1:{port}", "--processes", "2", "--process", str(process)]
         with (folder / f"out{process}").open("w") as out, (folder / f"err{process}").open("w") as err:
             pair.append(subprocess.Popen(command, env=environment, stdout=out, stderr=err))
@@ -256,18 +326,25 @@ def start_pair(flags: list[str], folder: Path, *before: str) -> list[subprocess.
 
 
 def end_pair(pair: list[subprocess.Popen], folder: Path, expected: int) -> dict[int, float]:
-    """Waits for the second, which ends as expected, and ends the first where it cannot end itself; its losses."""
+    """Waits for both, which end as expected; where the second is killed, ends the first; its losses."""
     try:
-        code = pair[1].wait(timeout=120)
-        if expected == 0:
-            code = code or pair[0].wait(timeout=60)
+        codes = {pair[1].wait(timeout=120)}
+        if expected >= 0:
+            codes.add(pair[0].wait(timeout=60))
     finally:
         for process in pair:
             process.kill()  # a scheduler does as much; SIGTERM would ask for one more checkpoint
             process.wait()
     errors = "".join((folder / f"err{process}").read_text()[-2000:] for process in (0, 1))
-    assert code == expected, f"ended with {code}: {errors}"
+    assert codes == {expected}, f"ended with {codes}: {errors}"
     return records((folder / "out0").read_text())
+
+
+def test_processes_that_differ_refuse_to_start(pod, book, tmp_path):
+    flags = [*RUN.split(), "--text", book, "--out", str(tmp_path / "run")]
+    assert not end_pair(start_pair(flags, tmp_path, after=("--learning-rate", "0.5")), tmp_path, 2)
+    assert not (tmp_path / "run").exists()
+    assert all("differ in their flags or" in (tmp_path / f"err{process}").read_text() for process in (0, 1))
 
 
 def test_two_processes_killed_in_a_save_and_restarted_equal_one(book, whole, tmp_path):
