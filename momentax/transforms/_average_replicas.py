@@ -68,11 +68,8 @@ def average_replicas(axis_name: str | tuple[str, ...]) -> optax.GradientTransfor
         checked = {name for name in names if name in varying_axes(_index(name))}
 
         def leaf(g):
-            unchecked = tuple(name for name in names if name not in checked)
-            varying = tuple(name for name in names if name in varying_axes(g))
-            for axes in filter(None, (unchecked, varying)):  # an operation takes one kind
-                g = jax.lax.pmean(g, axes)  # (1)
-            return g
+            axes = tuple(name for name in names if name not in checked or name in varying_axes(g))
+            return jax.lax.pmean(g, axes) if axes else g  # (1)
 
         return leaves.lift(NAME, leaf, updates, real=False), state
 
