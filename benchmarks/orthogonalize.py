@@ -37,7 +37,7 @@ import optax
 from optax.contrib import muon as optax_muon
 
 import momentax
-from momentax import linalg
+from momentax import linalg, telemetry
 
 STEPS = 5
 NOISE = 1.15
@@ -155,25 +155,9 @@ def orthogonality_error(update: jax.Array) -> float:
     return float(np.abs(1 - values / np.sqrt(max(1, update.shape[1] / update.shape[0]))).max())
 
 
-def flops(function: Callable[[jax.Array], jax.Array], x: jax.Array) -> float:
+def flops(function: Callable[[jax.Array], jax.Array], x: jax.Array) -> int:
     """Of the matrix products in a function, those in loops as often as the loop runs."""
-
-    def count(jaxpr: Any) -> float:
-        total = 0.0
-        for equation in jaxpr.eqns:
-            if equation.primitive.name == "dot_general":
-                (contracted, _), _ = equation.params["dimension_numbers"]
-                inner = np.prod([equation.invars[0].aval.shape[axis] for axis in contracted])
-                total += 2 * inner * np.prod(equation.outvars[0].aval.shape)
-            runs = equation.params.get("length", 1) if equation.primitive.name == "scan" else 1
-            for value in equation.params.values():
-                for part in value if isinstance(value, (list, tuple)) else (value,):
-                    part = getattr(part, "jaxpr", part)
-                    if hasattr(part, "eqns"):
-                        total += runs * count(part)
-        return total
-
-    return count(jax.make_jaxpr(function)(x).jaxpr)
+    return telemetry.count(jax.jit(function).lower(x).compile()).flops
 
 
 def methods() -> list[dict[str, Any]]:
