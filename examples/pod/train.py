@@ -371,14 +371,13 @@ def folder(args: Arguments) -> Any:
     return out if "://" in args.out else out.resolve()
 
 
-def claim(args: Arguments) -> None:
+def claim(out: Any, resume: bool) -> None:
     """Makes the run's folder, which holds nothing yet or a run to be resumed, and leaves a token for `all_see`."""
-    out = folder(args)
     try:
         held = {path.name for path in out.iterdir()} - {TOKEN} if out.exists() else set()
         if held and "checkpoints" not in held:
             raise Refused(f"--out {out} holds files, but no run of this program: choose an empty or a new folder")
-        if held and not args.resume:
+        if held and not resume:
             raise Refused(f"--out {out} holds a run: add --resume to continue it, or choose another --out")
         out.mkdir(parents=True, exist_ok=True)
         (out / TOKEN).write_text(secrets.token_hex())
@@ -419,7 +418,7 @@ def train(args: Arguments) -> int:
     out = folder(args) if args.out else None
     lowered = lower_step(args, program, feed)
     if out:
-        everywhere(lambda: claim(args) if first else None)
+        everywhere(lambda: claim(out, args.resume) if first else None)
         all_see(out)
     keep = ocp.training.preservation_policies.LatestN(KEPT)
     with ocp.training.Checkpointer(out / "checkpoints", preservation_policy=keep) if out else nullcontext() as saver:

@@ -25,9 +25,10 @@ from momentax.sharding._shard_rules import (
     everywhere,
     lay,
     on_whole_arrays,
+    only,
     whole,
 )
-from momentax.varying import checked, vary_alike, vary_over, varying_axes
+from momentax.varying import checked, gather, vary_alike, vary_over, varying_axes
 
 CALLS = {"jit": "jaxpr", "pjit": "jaxpr", "closed_call": "call_jaxpr", "custom_jvp_call": "call_jaxpr"}
 
@@ -48,7 +49,7 @@ def on_shards(function: Callable[..., Any], sizes: Mapping[str, int], args: Any,
     alone = tuple(name for name, size in sizes.items() if size == 1)  # they divide nothing, but types know them
     sizes = {name: size for name, size in sizes.items() if size > 1}
     flat, treedef = jax.tree.flatten(args)
-    shards = [Shard(_without(jnp.asarray(x), alone), _only(at, sizes)) for x, at in zip(flat, lies, strict=True)]
+    shards = [Shard(_without(jnp.asarray(x), alone), only(at, sizes)) for x, at in zip(flat, lies, strict=True)]
     structs = [jax.ShapeDtypeStruct(whole_shape(s.x.shape, s.lies, sizes), s.x.dtype) for s in shards]
     memories = [jax.typeof(s.x).memory_space for s in shards]
 
@@ -59,19 +60,15 @@ def on_shards(function: Callable[..., Any], sizes: Mapping[str, int], args: Any,
 
     program, shapes = jax.make_jaxpr(program_of, return_shape=True)(*structs)
     results = _evaluate(program, shards, sizes)
-    targets = [_only(at, sizes) for at in results_lie(shapes)]
+    targets = [only(at, sizes) for at in results_lie(shapes)]
     placed = [lay(result, at, sizes).x for result, at in zip(results, targets, strict=True)]
     return jax.tree.unflatten(jax.tree.structure(shapes), placed)
-
-
-def _only(lies: Lies, sizes: Mapping[str, int]) -> Lies:
-    return tuple(tuple(name for name in names if name in sizes) for names in lies)
 
 
 def _without(x: jax.Array, names: Sequence[str]) -> jax.Array:
     """x, typed as the same along mesh axes of one device."""
     varying = tuple(name for name in names if name in varying_axes(x))
-    return jax.lax.all_gather(x, varying, to="invarying").reshape(x.shape) if varying else x
+    return gather(x, varying, tiled=False).reshape(x.shape) if varying else x
 
 
 def whole_shape(shape: Sequence[int], lies: Lies, sizes: Mapping[str, int]) -> tuple[int, ...]:

@@ -78,6 +78,7 @@ def placed(
         # functions, flags and the like stay what they are
         extra, structure = jax.tree.flatten(extra_args)
         traced = list(map(_is_array, extra))
+        arrays = list(itertools.compress(extra, traced))
 
         def updated(updates, state, params, arrays):
             given = iter(arrays)
@@ -86,7 +87,7 @@ def placed(
                 return wrapped.update(updates, state, params, **jax.tree.unflatten(structure, rejoined))
 
         if not inside:
-            return updated(updates, state, params, list(itertools.compress(extra, traced)))
+            return updated(updates, state, params, arrays)
         shards = _Shards(updates, specs, Place(at, inside=True).sizes)
         _check_reduced(function, "leaf '{}' of the gradients", updates, shards.lies)
         like = shards.whole(updates if params is None else params)
@@ -96,9 +97,10 @@ def placed(
         _check_shards(function, "state", state, whole_state, state_lies, shards.sizes)
         lies = shards.lies + state_lies + (shards.lies if params is not None else [])
         for name, tree in sorted(extra_args.items()):  # as flattening a dict does
-            _check_reduced(function, f"the argument `{name}`", tree, shards.extra(tree))
-            lies = lies + shards.extra(tree)
-        arguments = (updates, state, params, list(itertools.compress(extra, traced)))
+            extra_lies = shards.extra(tree)
+            _check_reduced(function, f"the argument `{name}`", tree, extra_lies)
+            lies = lies + extra_lies
+        arguments = (updates, state, params, arrays)
         return on_shards(updated, shards.sizes, arguments, lies, lambda result: shards.lies + shards.state(result[1]))
 
     return init, update

@@ -60,6 +60,11 @@ def devices_of(names: Sequence[str], sizes: Mapping[str, int]) -> int:
     return math.prod(sizes[name] for name in names)
 
 
+def only(lies: Lies, sizes: Mapping[str, int]) -> Lies:
+    """Without mesh axes that have no size."""
+    return tuple(tuple(name for name in names if name in sizes) for names in lies)
+
+
 def everywhere(x: Any) -> Shard:
     return Shard(x, NOWHERE * jnp.ndim(x))
 
@@ -200,8 +205,7 @@ def _slice(op: Operation, operands: list[Shard]) -> list[Shard]:
 
 
 def _distribute(op: Operation, operands: list[Shard]) -> list[Shard]:
-    stated = [tuple(tuple(n for n in names if n in op.sizes) for names in lies) for lies in op.params["lies"]]
-    laid = [lay(shard, lies, op.sizes) for shard, lies in zip(operands, stated, strict=True)]
+    laid = [lay(shard, only(lies, op.sizes), op.sizes) for shard, lies in zip(operands, op.params["lies"], strict=True)]
     results = op.params["job"](*(shard.x for shard in laid))
     return [Shard(x, laid[index].lies) for x, index in zip(results, op.params["renewed"], strict=True)]
 

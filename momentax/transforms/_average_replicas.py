@@ -19,7 +19,7 @@ import jax
 import optax
 
 from momentax import leaves
-from momentax.varying import varying_axes
+from momentax.varying import checked, varying_axes
 
 NAME = "average_replicas"
 
@@ -65,10 +65,10 @@ def average_replicas(axis_name: str | tuple[str, ...]) -> optax.GradientTransfor
 
     def update(updates, state, params=None, **extra_args):
         del params, extra_args
-        checked = {name for name in names if name in varying_axes(_index(name))}
+        shown = set(filter(_checked, names))
 
         def leaf(g):
-            axes = tuple(name for name in names if name not in checked or name in varying_axes(g))
+            axes = tuple(name for name in names if name not in shown or name in varying_axes(g))
             return jax.lax.pmean(g, axes) if axes else g  # (1)
 
         return leaves.lift(NAME, leaf, updates, real=False), state
@@ -76,10 +76,10 @@ def average_replicas(axis_name: str | tuple[str, ...]) -> optax.GradientTransfor
     return optax.GradientTransformationExtraArgs(init, update)
 
 
-def _index(name: str) -> jax.Array:
-    """The index of this device, which varies along the axis; where types are not checked, nothing does."""
+def _checked(name: str) -> bool:
+    """Whether types tell what varies along the axis."""
     try:
-        return jax.lax.axis_index(name)
+        return checked((name,))
     except NameError as error:
         raise NameError(
             f"{NAME}: no axis '{name}' is around the update. Call it inside jax.shard_map or jax.pmap with an axis of "
